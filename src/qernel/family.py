@@ -1,0 +1,144 @@
+"""A family of Hamiltonians: a named coupling vector c ↦ Hamiltonian, and the grid of c to train on."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qernel.cell import Cell, FloatArray
+from qernel.errors import InputError, nearest, require
+from qernel.hamiltonian import Hamiltonian, MoirePotential
+from qernel.types import Couplings, CouplingVector
+from qernel.units import Material
+
+Range = tuple[float, float, int]
+"""(low, high, points): an even grid; (x, x, 1) is a single value."""
+
+COUPLING_NAMES = ("lam", "phi_deg", "epsilon", "period_nm", "twist_1", "twist_2")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Couplings that vary over a `Range`, everything else fixed. Coupling names are the field names.
+
+    Raises `InputError` for impossible electron numbers, ranges or twists.
+    """
+
+    n_up: int = 3
+    """electrons with spin up"""
+    n_down: int = 0
+    """electrons with spin down"""
+    cell: Cell = Cell()
+    material: Material = Material()
+    lam: Range = (0.25, 2.0, 8)
+    """moiré depth λ, in units of V0"""
+    phi_deg: Range | None = None
+    """phase φ in degrees, if it varies (otherwise the material's)"""
+    epsilon: Range | None = None
+    """dielectric constant, if it varies"""
+    period_nm: Range | None = None
+    """moiré period a_M in nm, if it varies; E0 varies with it"""
+    twist_1: Range | None = None
+    """θ_x in 1/a_M, if it varies"""
+    twist_2: Range | None = None
+    """θ_y in 1/a_M, if it varies"""
+    twist: tuple[float, float] = (0.0, 0.0)
+    """Cartesian twist θ in 1/a_M where it does not vary"""
+    gate: float | None = None
+    """distance of the two gates in a_M (none: unscreened)"""
+    potential: MoirePotential = field(default_factory=MoirePotential)
+
+    def __post_init__(self) -> None:
+        require(self.n_up >= 0, "family.n_up", self.n_up, "an integer ≥ 0")
+        require(self.n_down >= 0, "family.n_down", self.n_down, "an integer ≥ 0")
+        require(self.n_electrons >= 1, "family.n_up + n_down", self.n_electrons, "at least 1 electron")
+        require(self.n_electrons <= 1000, "family.n_up + n_down", self.n_electrons, "at most 1000 electrons")
+        if self.gate is not None:
+            require(math.isfinite(self.gate) and self.gate > 0, "family.gate", self.gate, "a positive distance")
+        require(all(math.isfinite(t) for t in self.twist), "family.twist", self.twist, "two finite numbers")
+        for name in self.names:
+            low, high, points = getattr(self, name)
+            label = f"family.{name}"
+            require(math.isfinite(low) and math.isfinite(high), label, (low, high), "finite numbers")
+            require(low <= high, label, (low, high), "a range with low ≤ high")
+            require(points >= 1, label, points, "a range of at least 1 point")
+            require(points > 1 or low == high, label, (low, high, points), "more than 1 point, or low = high")
+            if name in ("epsilon", "period_nm"):
+                require(low > 0, label, low, "a positive number")
+
+    @property
+    def n_electrons(self) -> int:
+        """N = n_up + n_down."""
+        return self.n_up + self.n_down
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the couplings in the order of the coupling vector; λ is always the first."""
+        return tuple(n for n in COUPLING_NAMES if n == "lam" or getattr(self, n) is not None)
+
+    def grid(self) -> FloatArray:
+        """The couplings to train on, [couplings, names]: the product of the ranges."""
+        axes = [np.linspace(*getattr(self, name)) for name in self.names]
+        return np.array(list(itertools.product(*axes)))
+
+    def bounds(self) -> tuple[FloatArray, FloatArray]:
+        """Lowest and highest value of each coupling, [names] each."""
+        low, high, _ = zip(*(getattr(self, name) for name in self.names), strict=True)
+        return np.array(low, float), np.array(high, float)
+
+    def vector(self, **couplings: float) -> FloatArray:
+        """Coupling vector from names, [names]; a coupling left out takes the middle of its range.
+
+        Raises `InputError` for an unknown name or a value that is not finite.
+        """
+        low, high = self.bounds()
+        c = (low + high) / 2
+        for name, value in couplings.items():
+            if name not in self.names:
+                raise InputError(f"{name}: not a coupling of this family; {nearest(name, list(self.names))}")
+            require(math.isfinite(value), name, value, "a finite number")
+            require(name not in ("epsilon", "period_nm") or value > 0, name, value, "a positive number")
+            c[self.names.index(name)] = value
+        return c
+
+    def outside(self, c: FloatArray) -> list[str]:
+        """Names of the couplings of c [names] that lie outside the family's range."""
+        low, high = self.bounds()
+        slack = 1e-9 * (1 + np.abs(high))
+        return [n for n, x, a, b, s in zip(self.names, c, low, high, slack, strict=True) if x < a - s or x > b + s]
+
+    def normalise(self, c: CouplingVector) -> CouplingVector:
+        """Couplings mapped from their ranges to [−1, 1], the network's input; 0 where low = high."""
+        low, high = self.bounds()
+        half = np.where(high > low, (high - low) / 2, 1.0)
+        return (c - jnp.asarray((low + high) / 2, c.dtype)) / jnp.asarray(half, c.dtype)
+
+    def hamiltonian(self, c: CouplingVector) -> Hamiltonian:
+        """The Hamiltonian at coupling vector c [names]; differentiable and traceable in c."""
+        m = self.material
+        value = {name: c[i] for i, name in enumerate(self.names)}
+        scale = value.get("period_nm", m.period_nm) / m.period_nm
+        return Hamiltonian(
+            lam=value["lam"],
+            v0=m.v0 * scale**2,
+            phi=value.get("phi_deg", m.phi_deg) * (math.pi / 180),
+            u=m.u * scale * (m.epsilon / value["epsilon"] if "epsilon" in value else 1.0),
+            twist=jnp.stack([jnp.asarray(value.get(f"twist_{i + 1}", self.twist[i]), c.dtype) for i in range(2)]),
+            cell=self.cell,
+            n_up=self.n_up,
+            n_down=self.n_down,
+            gate=self.gate,
+            potential=self.potential,
+        )
+
+    def hamiltonians(self, c: Couplings) -> Hamiltonian:
+        """One Hamiltonian whose couplings carry the leading axis of c [couplings, names]."""
+        h = jax.vmap(self.hamiltonian)(c)
+        ones = jnp.ones(c.shape[0], c.dtype)
+        return dataclasses.replace(h, **{n: getattr(h, n) * ones for n in ("lam", "v0", "phi", "u")})
