@@ -1,0 +1,180 @@
+"""What a run is: one frozen dataclass, saved as JSON beside the results and read back by every command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from qernel.errors import InputError, nearest, require
+from qernel.family import Family
+from qernel.hamiltonian import MoirePotential, Potential
+from qernel.spring import Spring
+from qernel.wavefunction import Network
+
+
+@dataclass(frozen=True)
+class Adam:
+    """First-order fallback optimiser (optax), rate/(1 + t/decay)."""
+
+    rate: float = 2e-3
+    """learning rate"""
+    decay: float = 2000.0
+    """steps after which the rate has halved"""
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "decay"):
+            require(0 < getattr(self, name) < math.inf, f"optimizer.{name}", getattr(self, name), "positive")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Markov chains during training."""
+
+    walkers: int = 64
+    """walkers per coupling"""
+    sweeps: int = 10
+    """all-electron moves between two updates of the weights"""
+    burn_in: int = 300
+    """moves before the first update"""
+    chunk: int | None = None
+    """walkers per coupling treated at once in local energy and scores (none: all)"""
+
+    def __post_init__(self) -> None:
+        for name, low in (("walkers", 2), ("sweeps", 1), ("burn_in", 0)):
+            require(getattr(self, name) >= low, f"sampling.{name}", getattr(self, name), f"at least {low}")
+        require(self.chunk is None or self.chunk >= 1, "sampling.chunk", self.chunk, "at least 1, or none")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a run. The number of steps may grow from call to call, nothing else may change."""
+
+    name: str = "custom"
+    """name of the preset it came from"""
+    family: Family = Family()
+    network: Network = Network()
+    optimizer: Spring | Adam = field(default_factory=Spring)
+    sampling: Sampling = Sampling()
+    steps: int = 1000
+    """optimisation steps of the run in total"""
+    clip: float = 5.0
+    """local energies are clipped, for the gradient only, at this many mean absolute deviations"""
+    seed: int = 0
+    """seed of weights and chains"""
+    checkpoint_minutes: float = 2.0
+    """minutes between checkpoints"""
+    keep: int = 3
+    """checkpoints kept"""
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, "steps", self.steps, "at least 0")
+        require(self.clip > 0, "clip", self.clip, "positive")
+        require(0 <= self.seed < 2**31, "seed", self.seed, "an integer from 0 to 2147483647")
+        require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "positive")
+        require(self.keep >= 1, "keep", self.keep, "at least 1")
+
+
+def to_dict(value: Any) -> Any:
+    """A dataclass tree as plain JSON values; members of a union carry their class name under "type"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        out = {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **out} if isinstance(value, Spring | Adam) or callable(value) else out
+    if isinstance(value, tuple | list):
+        return [to_dict(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def from_dict(data: dict[str, Any], potential: Potential | None = None) -> Config:
+    """Inverse of `to_dict`; unknown or ill-typed fields raise `InputError` with their path.
+
+    A potential that is not built in must be given; its fields are not read from the file.
+    """
+    config: Config = _build(Config, data, "", potential)
+    return config
+
+
+def _build(kind: Any, data: Any, path: str, potential: Potential | None) -> Any:
+    """One value of annotated type `kind` from JSON `data`; `path` names it in errors."""
+    if path.endswith("potential"):
+        return _potential(data, potential)
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        options = typing.get_args(kind)
+        if data is None and type(None) in options:
+            return None
+        options = [o for o in options if o is not type(None)]
+        if len(options) > 1:
+            require(isinstance(data, dict), path, data, "a table with a type")
+            by_name = {o.__name__: o for o in options}
+            name = str(data.get("type", options[0].__name__))
+            if name not in by_name:
+                raise InputError(f"{path}.type = {name}: {nearest(name, list(by_name))}")
+            return _build(by_name[name], {k: v for k, v in data.items() if k != "type"}, path, potential)
+        return _build(options[0], data, path, potential)
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, data, path, potential)
+    return _plain(kind, data, path)
+
+
+def _dataclass(kind: Any, data: Any, path: str, potential: Potential | None) -> Any:
+    require(isinstance(data, dict), path or "config", data, "a table")
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]
+    dot = f"{path}." if path else ""
+    for name in data:
+        if name not in known:
+            raise InputError(f"{dot}{name}: unknown field; {nearest(str(name), known)}")
+    return kind(**{name: _build(hints[name], value, dot + name, potential) for name, value in data.items()})
+
+
+def _plain(kind: Any, data: Any, path: str) -> Any:
+    """Numbers, strings, literals and tuples of them."""
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        require(data in typing.get_args(kind), path, data, " or ".join(map(str, typing.get_args(kind))))
+        return data
+    if origin is tuple:
+        arguments = typing.get_args(kind)
+        require(isinstance(data, list | tuple) and len(data) == len(arguments), path, data, f"{len(arguments)} values")
+        return tuple(_plain(k, v, path) for k, v in zip(arguments, data, strict=True))
+    if kind is float and data in ("inf", "-inf", "nan"):
+        return float(data)
+    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
+        return float(data)
+    if isinstance(data, kind) and not (kind is int and isinstance(data, bool)):
+        return data
+    raise InputError(f"{path} = {data!r}: must be of type {kind.__name__}")
+
+
+def _potential(data: Any, potential: Potential | None) -> Any:
+    if potential is not None:
+        return potential
+    name = data.get("type") if isinstance(data, dict) else data
+    if name != "MoirePotential":
+        raise InputError(f"family.potential = {name}: not built in; open this run in Python and pass potential=…")
+    return MoirePotential()
+
+
+def read_config(path: Any, potential: Potential | None = None) -> Config:
+    """A config from a JSON file. Raises `InputError` if it cannot be read or does not fit."""
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"config = {path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InputError(f"config = {path}: not valid JSON ({error})") from None
+    return from_dict(data, potential)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Lines "field: old → new" where two plain-JSON configs differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
+    return [] if old == new else [f"{path}: {old} → {new}"]

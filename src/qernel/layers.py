@@ -1,0 +1,90 @@
+"""Building blocks of the trunk: linear maps, FiLM-modulated norm, grouped-query attention.
+
+Everything acts on features [*batch, electrons, width] and keeps electrons on the last-but-one axis.
+"""
+
+from __future__ import annotations
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from qernel.types import Features, Key
+
+
+class Linear(eqx.Module):
+    """y = x W (+ b), W [n_in, n_out] drawn with variance scale²/n_in."""
+
+    weight: Float[Array, "n_in n_out"]
+    bias: Float[Array, " n_out"] | None
+
+    def __init__(self, key: Key, n_in: int, n_out: int, *, scale: float = 1.0, bias: bool = True, dtype: str):
+        self.weight = scale / math.sqrt(n_in) * jax.random.normal(key, (n_in, n_out), dtype)
+        self.bias = jnp.zeros(n_out, dtype) if bias else None
+
+    def __call__(self, x: Float[Array, "*batch n_in"]) -> Float[Array, "*batch n_out"]:
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias
+
+
+class Film(eqx.Module):
+    """Feature-wise modulation γ = 1 + W_γ e, β = W_β e of a normalised feature by an embedding e(c).
+
+    FiLM, arXiv:1709.07871. With `n_embed = 0` it is the usual affine layer norm.
+    """
+
+    scale: Float[Array, " width"]
+    shift: Float[Array, " width"]
+    modulation: Linear | None
+
+    def __init__(self, key: Key, n_embed: int, width: int, *, dtype: str):
+        self.scale = jnp.ones(width, dtype)
+        self.shift = jnp.zeros(width, dtype)
+        self.modulation = Linear(key, n_embed, 2 * width, scale=0.1, bias=False, dtype=dtype) if n_embed else None
+
+    def __call__(self, x: Features, embedding: Float[Array, " n_embed"]) -> Features:
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-5)
+        scale, shift = self.scale, self.shift
+        if self.modulation is not None:
+            d_scale, d_shift = jnp.split(self.modulation(embedding), 2)
+            scale, shift = scale + d_scale, shift + d_shift
+        return x * scale + shift
+
+
+class Attention(eqx.Module):
+    """Self-attention among electrons in which `heads` query heads share `kv_heads` keys and values.
+
+    Grouped-query attention, arXiv:2305.13245; kv_heads = heads is plain multi-head attention.
+    """
+
+    query: Linear
+    key: Linear
+    value: Linear
+    out: Linear
+    heads: int = eqx.field(static=True)
+    kv_heads: int = eqx.field(static=True)
+
+    def __init__(self, key: Key, width: int, heads: int, kv_heads: int, *, dtype: str):
+        head = width // heads
+        k = jax.random.split(key, 4)
+        self.query = Linear(k[0], width, width, bias=False, dtype=dtype)
+        self.key = Linear(k[1], width, kv_heads * head, bias=False, dtype=dtype)
+        self.value = Linear(k[2], width, kv_heads * head, bias=False, dtype=dtype)
+        self.out = Linear(k[3], width, width, bias=False, dtype=dtype)
+        self.heads, self.kv_heads = heads, kv_heads
+
+    def __call__(self, x: Features) -> Features:
+        *batch, n, width = x.shape
+        head = width // self.heads
+        q = self.query(x).reshape(*batch, n, self.kv_heads, self.heads // self.kv_heads, head)
+        k = self.key(x).reshape(*batch, n, self.kv_heads, head)
+        v = self.value(x).reshape(*batch, n, self.kv_heads, head)
+        score = jnp.einsum("...igqd,...jgd->...gqij", q, k) / math.sqrt(head)
+        weight = jnp.exp(score - jax.lax.stop_gradient(score.max(-1, keepdims=True)))
+        weight = weight / weight.sum(-1, keepdims=True)
+        mixed = jnp.einsum("...gqij,...jgd->...igqd", weight, v)
+        return self.out(mixed.reshape(*batch, n, width))

@@ -1,0 +1,98 @@
+"""Named runs. A preset is a function that returns a full `Config`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qernel.cell import Cell
+from qernel.config import Config, Sampling
+from qernel.errors import InputError, nearest
+from qernel.family import Family
+from qernel.units import Material
+from qernel.wavefunction import Network
+
+EXACT = Network(
+    layers=1,
+    width=8,
+    heads=2,
+    kv_heads=1,
+    experts=2,
+    top_k=1,
+    expert_width=8,
+    shared_width=8,
+    determinants=1,
+    film_width=4,
+    dtype="float64",
+)
+"""The smallest network, in double precision, for states whose start is exact."""
+
+
+def moire_n2() -> Config:
+    """N = 2 on the three-cell √3×√3 torus; its ground state is at K and K'."""
+    return Config(
+        name="moire-n2",
+        family=Family(n_up=2, cell=Cell(supercell=((1, 1), (2, -1)))),
+        steps=2000,
+    )
+
+
+def moire_n3() -> Config:
+    """N = 3 on 3×3 cells, filling 1/3: minutes on two CPU cores."""
+    return Config(name="moire-n3", family=Family(n_up=3), steps=3000)
+
+
+def moire_n6() -> Config:
+    """N = 6 on 3×3 cells, filling 2/3: the first-order transition in small."""
+    return Config(name="moire-n6", family=Family(n_up=6), steps=5000, sampling=Sampling(walkers=64))
+
+
+def moire_n54() -> Config:
+    """N = 54 on 9×9 cells, filling 2/3; wants a GPU."""
+    return Config(
+        name="moire-n54",
+        family=Family(n_up=54, cell=Cell(supercell=((9, 0), (0, 9)))),
+        network=Network(layers=3, width=64, experts=8, expert_width=64, shared_width=64, jastrow_shells=40),
+        sampling=Sampling(walkers=128, sweeps=30, chunk=4),
+        steps=50_000,
+    )
+
+
+def moire_n150() -> Config:
+    """N = 150 on 15×15 cells, filling 2/3; wants a GPU."""
+    n54 = moire_n54()
+    return replace(
+        n54,
+        name="moire-n150",
+        family=Family(n_up=150, cell=Cell(supercell=((15, 0), (0, 15)))),
+        sampling=Sampling(walkers=64, sweeps=50, chunk=1),
+    )
+
+
+def free_n7() -> Config:
+    """Seven free electrons at a generic twist: the start is exact, the variance zero."""
+    family = Family(n_up=7, twist=(0.3, 0.1), lam=(0.0, 0.0, 1), material=Material(epsilon=float("inf")))
+    return Config(name="free-n7", family=family, network=EXACT, steps=0)
+
+
+def one_electron() -> Config:
+    """One electron in the moiré potential at a generic twist: the start is exact, the variance zero."""
+    family = Family(n_up=1, twist=(0.3, 0.1), cell=Cell(supercell=((1, 0), (0, 1))))
+    return Config(name="one-electron", family=family, network=replace(EXACT, plane_wave_cutoff=900.0), steps=0)
+
+
+PRESETS = {
+    "moire-n2": moire_n2,
+    "moire-n3": moire_n3,
+    "moire-n6": moire_n6,
+    "moire-n54": moire_n54,
+    "moire-n150": moire_n150,
+    "free-n7": free_n7,
+    "one-electron": one_electron,
+}
+
+
+def preset(name: str) -> Config:
+    """The preset of that name. Raises `InputError` with the nearest name if there is none."""
+    if name not in PRESETS:
+        raise InputError(f"preset = {name}: unknown; {nearest(name, list(PRESETS))}")
+    return PRESETS[name]()

@@ -1,0 +1,106 @@
+"""SPRING: natural gradient in sample space with momentum. arXiv:2401.10190 (MinSR: arXiv:2302.01941).
+
+With the rows X [M, P] and residuals Δ [M] of `gradient.py`, the direction minimises
+|Xδ − Δ|² + κ|δ − μδ'|², δ' the direction before:
+
+    δ = μδ' + Xᵀ (XXᵀ + κ)⁻¹ (Δ − μXδ'),     p ← p − η δ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from qernel.errors import require
+
+
+@dataclass(frozen=True)
+class Spring:
+    """SPRING settings. Raises `InputError` for a value out of range."""
+
+    rate: float = 0.1
+    """η at the start, 1/E0"""
+    decay: float = 2000.0
+    """η(t) = rate / (1 + t/decay)"""
+    damping: float = 1e-3
+    """κ"""
+    momentum: float = 0.9
+    """μ; 0 is MinSR"""
+    max_norm: float = 0.1
+    """bound of |ηδ|, scaled with η(t)/rate"""
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "decay", "damping", "max_norm"):
+            require(0 < getattr(self, name) < float("inf"), f"optimizer.{name}", getattr(self, name), "positive")
+        require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "from 0 to below 1")
+
+    def init(self, n_parameters: int, dtype: str) -> SpringState:
+        """No direction yet."""
+        return SpringState(jnp.zeros(n_parameters, dtype))
+
+    def update(
+        self,
+        rows: Float[Array, "M P"],
+        residual: Float[Array, " M"],
+        state: SpringState,
+        step: Float[Array, ""] | float,
+    ) -> tuple[Float[Array, " P"], SpringState, SpringInfo]:
+        """The change of the parameters, [P], the new state, and what happened."""
+        previous = self.momentum * state.direction
+        right = (residual - rows @ previous).astype(jnp.float64)
+        solution, fallback = solve_guarded(gram(rows).astype(jnp.float64), right, self.damping)
+        direction = previous + solution.astype(rows.dtype) @ rows
+        shrink = 1 / (1 + jnp.asarray(step, jnp.float32) / self.decay)
+        length = self.rate * jnp.linalg.norm(direction)
+        scale = jnp.minimum(1.0, self.max_norm / (length + 1e-30))
+        change = (-self.rate * shrink * scale).astype(rows.dtype) * direction
+        # Momentum continues the step that was made, not the one that was bounded away.
+        return change, SpringState(direction * scale), SpringInfo(jnp.linalg.norm(change), scale, fallback)
+
+
+class SpringState(NamedTuple):
+    """δ' of the step before, [P]."""
+
+    direction: Float[Array, " P"]
+
+
+class SpringInfo(NamedTuple):
+    """|change|, the factor of the norm bound (1: inactive), and whether Cholesky had to be replaced."""
+
+    update_norm: Float[Array, ""]
+    bound: Float[Array, ""]
+    fallback: Float[Array, ""]
+
+
+def gram(rows: Float[Array, "M P"], blocks: int = 4) -> Float[Array, "M M"]:
+    """XXᵀ from its lower blocks; the upper ones are their mirror images."""
+    m = rows.shape[0]
+    if m < 64 * blocks:
+        return rows @ rows.T
+    edges = [round(i * m / blocks) for i in range(blocks + 1)]
+    parts = [rows[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    lower = {(i, j): parts[i] @ parts[j].T for i in range(blocks) for j in range(i + 1)}
+    return jnp.block([[lower[i, j] if j <= i else lower[j, i].T for j in range(blocks)] for i in range(blocks)])
+
+
+def solve_guarded(
+    matrix: Float[Array, "M M"], right: Float[Array, " M"], damping: float
+) -> tuple[Float[Array, " M"], Float[Array, ""]]:
+    """(matrix + damping)⁻¹ right by Cholesky; if that is not finite, by eigenvalues clipped at 0.
+
+    Returns the solution and 1.0 where the fallback was needed.
+    """
+    regular = matrix + damping * jnp.eye(matrix.shape[0], dtype=matrix.dtype)
+    by_cholesky = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(regular), True), right)
+    ok = jnp.all(jnp.isfinite(by_cholesky))
+
+    def by_eigenvalues() -> Float[Array, " M"]:
+        values, vectors = jnp.linalg.eigh(jnp.nan_to_num(matrix))
+        return vectors @ ((vectors.T @ right) / (jnp.maximum(values, 0.0) + damping))
+
+    solution = jax.lax.cond(ok, lambda: by_cholesky, by_eigenvalues)
+    return solution, 1.0 - ok.astype(matrix.dtype)

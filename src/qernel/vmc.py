@@ -1,0 +1,218 @@
+"""One training step: sample → local energy → gradient → solve, each a pure jitted function of the state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from qernel.config import Adam, Config
+from qernel.gradient import clip_per_coupling, energy_gradient, residuals, score_rows
+from qernel.hamiltonian import EnergyTerms, interaction_energy, moire_energy
+from qernel.laplacian import Kinetic, kinetic_energy
+from qernel.sampling import Sampled, adapt_width, metropolis, random_walkers
+from qernel.spring import Spring
+from qernel.types import Key, PerCoupling, Walkers
+from qernel.wavefunction import Point, Start, Wavefunction, log_psi, make_start
+
+
+class TrainState(NamedTuple):
+    """All that is needed to go on bit for bit."""
+
+    step: Int[Array, ""]
+    key: Key
+    model: Wavefunction
+    optimizer: Any
+    couplings: Float[Array, "couplings names"]
+    walkers: Walkers
+    width: PerCoupling
+
+
+class Measured(NamedTuple):
+    """Local energies of the walkers by term, [couplings, walkers], and kinetic energy the other way."""
+
+    terms: EnergyTerms
+    kinetic: Kinetic
+
+
+class Metrics(NamedTuple):
+    """What a step reports, per coupling unless it is one number. Energies in E0, total."""
+
+    energy: PerCoupling
+    error: PerCoupling
+    variance: PerCoupling
+    energy_imag: PerCoupling
+    kinetic: PerCoupling
+    moire: PerCoupling
+    interaction: PerCoupling
+    kinetic_gap: PerCoupling
+    """⟨T_L⟩ − ⟨½|∇log ψ|²⟩ over its standard error: a normal variate for a C¹ ψ"""
+    acceptance: PerCoupling
+    translation_acceptance: PerCoupling
+    width: PerCoupling
+    min_log_psi: PerCoupling
+    update_norm: Float[Array, ""]
+    bound: Float[Array, ""]
+    fallback: Float[Array, ""]
+
+
+STAGES = ("sampling", "local energy", "gradient", "solve")
+Seconds = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Vmc:
+    """The optimisation of one family: `init` makes a state, `step` advances it. Holds no arrays of its own."""
+
+    config: Config
+
+    @cached_property
+    def start(self) -> Start:
+        """The one-body start shared by all couplings."""
+        return make_start(self.config.family, self.config.network)
+
+    @cached_property
+    def couplings(self) -> np.ndarray:
+        """The couplings trained on, [couplings, names]."""
+        return self.config.family.grid()
+
+    @cached_property
+    def points(self) -> Point:
+        """The wavefunction's tables at these couplings."""
+        return self.start.points(self.couplings)
+
+    def init(self) -> TrainState:
+        """Fresh weights, walkers placed at random and equilibrated."""
+        state = self.blank()
+        cell = self.config.family.cell
+        blocks = -(-self.config.sampling.burn_in // self.config.sampling.sweeps)
+        for _ in range(blocks):
+            key, sub = jax.random.split(state.key)
+            sampled = self._sample(state.model, sub, state.walkers, state.width, self.points)
+            width = adapt_width(state.width, sampled.acceptance, cell)
+            # Widths are far off at first: adapt them faster than during training.
+            for _ in range(4):
+                width = adapt_width(width, sampled.acceptance, cell)
+            state = state._replace(key=key, walkers=sampled.walkers, width=width)
+        return state
+
+    def blank(self) -> TrainState:
+        """A state with the right shapes before any sampling (a template for restoring a checkpoint)."""
+        c = self.config
+        n_couplings = len(self.couplings)
+        k_model, k_walkers, key = jax.random.split(jax.random.key(c.seed), 3)
+        model = Wavefunction(k_model, self.start)
+        size = (n_couplings, c.sampling.walkers, c.family.n_electrons)
+        walkers = random_walkers(k_walkers, *size, c.family.cell, c.network.dtype)
+        width = jnp.full(n_couplings, 0.1 / np.sqrt(c.family.n_electrons / 3))
+        couplings = jnp.asarray(self.couplings)
+        return TrainState(jnp.asarray(0), key, model, self._optimizer_state(model), couplings, walkers, width)
+
+    def step(self, state: TrainState) -> tuple[TrainState, Metrics, Seconds]:
+        """One update of the weights; also the wall time of each stage in seconds."""
+        seconds: Seconds = {}
+
+        def timed(stage: str, f: Callable[..., Any], *args: Any) -> Any:
+            begin = time.perf_counter()
+            out = jax.block_until_ready(f(*args))
+            seconds[stage] = time.perf_counter() - begin
+            return out
+
+        key, sub = jax.random.split(state.key)
+        sampled = timed("sampling", self._sample, state.model, sub, state.walkers, state.width, self.points)
+        measured = timed("local energy", self._measure, state.model, sampled.walkers, state.couplings, self.points)
+        gradient = timed("gradient", self._gradient, state.model, sampled.walkers, self.points, measured.terms.total)
+        model, optimizer, info = timed("solve", self._update, state.model, gradient, state.optimizer, state.step)
+        metrics = summarise(measured, sampled, state.width, info)
+        width = adapt_width(state.width, sampled.acceptance, self.config.family.cell)
+        new = TrainState(state.step + 1, key, model, optimizer, state.couplings, sampled.walkers, width)
+        return new, metrics, seconds
+
+    @eqx.filter_jit
+    def _sample(self, model: Wavefunction, key: Key, walkers: Walkers, width: PerCoupling, points: Point) -> Sampled:
+        def log_density(r: Walkers) -> Float[Array, "couplings walkers"]:
+            return 2 * log_psi(model, r, points).real
+
+        return metropolis(key, walkers, log_density, width, self.config.sampling.sweeps, self.config.family.cell)
+
+    @eqx.filter_jit
+    def _measure(self, model: Wavefunction, walkers: Walkers, couplings: Array, points: Point) -> Measured:
+        return measure(self.config, model, walkers, couplings, points)
+
+    @eqx.filter_jit
+    def _gradient(self, model: Wavefunction, walkers: Walkers, points: Point, energy: Array) -> Any:
+        clipped = clip_per_coupling(energy, self.config.clip)
+        if isinstance(self.config.optimizer, Adam):
+            return energy_gradient(model, walkers, points, clipped)
+        rows = score_rows(model, walkers, points, self.config.sampling.chunk)
+        return rows.reshape(-1, rows.shape[-1]), residuals(clipped).reshape(-1)
+
+    @eqx.filter_jit
+    def _update(self, model: Wavefunction, gradient: Any, optimizer: Any, step: Array) -> Any:
+        params, static = eqx.partition(model, eqx.is_inexact_array)
+        flat, unravel = ravel_pytree(params)
+        if isinstance(self.config.optimizer, Spring):
+            rows, residual = gradient
+            change, optimizer, info = self.config.optimizer.update(rows, residual, optimizer, step)
+            return eqx.combine(unravel(flat + change), static), optimizer, info
+        flat_gradient, _ = ravel_pytree(eqx.filter(gradient, eqx.is_inexact_array))
+        change, optimizer = adam(self.config.optimizer).update(flat_gradient, optimizer)
+        norm = jnp.linalg.norm(change)
+        one = jnp.ones(())
+        return eqx.combine(unravel(flat + change), static), optimizer, (norm, one, 0 * one)
+
+    def _optimizer_state(self, model: Wavefunction) -> Any:
+        flat, _ = ravel_pytree(eqx.filter(model, eqx.is_inexact_array))
+        if isinstance(self.config.optimizer, Spring):
+            return self.config.optimizer.init(flat.size, flat.dtype.name)
+        return adam(self.config.optimizer).init(flat)
+
+
+def adam(settings: Adam) -> optax.GradientTransformation:
+    """Adam with rate/(1 + t/decay)."""
+    return optax.adam(lambda t: settings.rate / (1 + t / settings.decay))
+
+
+def measure(config: Config, model: Wavefunction, walkers: Walkers, couplings: Array, points: Point) -> Measured:
+    """Local energy of every walker by term, and its kinetic energy two ways."""
+    kinetic = kinetic_energy(model, walkers, points, config.sampling.chunk)
+    hamiltonians = config.family.hamiltonians(couplings.astype(walkers.dtype))
+    moire = jax.vmap(moire_energy)(walkers, hamiltonians)
+    interaction = jax.vmap(interaction_energy)(walkers, hamiltonians)
+    return Measured(EnergyTerms(kinetic.local, moire, interaction), kinetic)
+
+
+def summarise(measured: Measured, sampled: Sampled, width: PerCoupling, info: Any) -> Metrics:
+    """Averages over the walkers of each coupling; `error` takes them for independent, which one step's are."""
+    terms, kinetic = measured.terms, measured.kinetic
+    energy = np.asarray(terms.total, complex)
+    walkers = energy.shape[1]
+    gap = np.asarray(kinetic.local.real, float) - np.asarray(kinetic.from_gradient, float)
+    update_norm, bound, fallback = info
+    return Metrics(
+        energy=energy.real.mean(1),
+        error=energy.real.std(1, ddof=1) / np.sqrt(walkers),
+        variance=energy.real.var(1) + energy.imag.var(1),
+        energy_imag=energy.imag.mean(1),
+        kinetic=np.asarray(terms.kinetic.real, float).mean(1),
+        moire=np.asarray(terms.moire, float).mean(1),
+        interaction=np.asarray(terms.interaction, float).mean(1),
+        kinetic_gap=gap.mean(1) / (gap.std(1, ddof=1) / np.sqrt(walkers) + 1e-12),
+        acceptance=np.asarray(sampled.acceptance),
+        translation_acceptance=np.asarray(sampled.translation_acceptance),
+        width=np.asarray(width),
+        min_log_psi=np.asarray(sampled.log_density).min(1) / 2,
+        update_norm=np.asarray(update_norm),
+        bound=np.asarray(bound),
+        fallback=np.asarray(fallback),
+    )
