@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -359,3 +361,53 @@ def test_fall_back_to_the_previous_good_one(tmp_path):
 def test_empty_folder(tmp_path):
     with pytest.raises(InputError, match="no checkpoint in"):
         checkpoint.restore_latest(tmp_path / "nowhere", {"x": jnp.zeros(1)})
+
+
+def test_kill_while_saving_leaves_the_last_complete_file(tmp_path):
+    """SIGKILL at an arbitrary moment of a process that does nothing but save."""
+    code = f"""
+import pathlib
+import jax.numpy as jnp
+from qernel import checkpoint
+step = 0
+while True:
+    step += 1
+    checkpoint.save(pathlib.Path({str(tmp_path)!r}), step, {{"x": jnp.full(300_000, float(step))}}, {{}}, keep=2)
+    print(step, flush=True)
+"""
+    environment = os.environ | {"JAX_ENABLE_X64": "1"}
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+    for _ in range(4):
+        writer.stdout.readline()
+    writer.kill()
+    reported = [4, *map(int, writer.stdout.read().split())][-1]
+    writer.wait()
+    back = checkpoint.restore_latest(tmp_path, {"x": jnp.zeros(300_000)})
+    assert back.skipped == []
+    assert reported <= back.header.step <= reported + 1
+    assert bool((back.state["x"] == back.header.step).all())
+
+
+def test_another_device_count(tmp_path):
+    """Saved from 4 devices, restored on 1, 2 and 4: the same numbers, placed as the template is."""
+    code = f"""
+import pathlib
+import jax, jax.numpy as jnp
+from qernel import checkpoint
+
+def build(devices):
+    mesh = jax.make_mesh((devices,), ("w",), devices=jax.devices()[:devices])
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("w"))
+    keys = jax.random.split(jax.random.key(0), 4)
+    return {{"x": jax.device_put(jnp.arange(8.0), split), "keys": jax.device_put(keys, split)}}
+
+path = checkpoint.save(pathlib.Path({str(tmp_path)!r}), 1, build(4), {{}})
+for devices in (1, 2, 4):
+    template = build(devices)
+    back = checkpoint.restore(path, template)
+    assert back["x"].sharding == template["x"].sharding and back["keys"].sharding == template["keys"].sharding
+    assert back["x"].tolist() == list(range(8))
+    assert (jax.random.key_data(back["keys"]) == jax.random.key_data(template["keys"])).all()
+"""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
