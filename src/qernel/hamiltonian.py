@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qernel.cell import Cell, FloatArray
+from qernel.cell import Cell, IntArray
 from qernel.ewald import ewald_tables, pair_interaction
 from qernel.types import ComplexPerWalker, Electrons, PerElectron, PerWalker
 
 
+@runtime_checkable
 class Potential(Protocol):
     """A one-body potential W(r): any frozen dataclass with this call. λ multiplies it."""
 
@@ -99,7 +100,7 @@ def interaction_energy(electrons: Electrons, h: Hamiltonian) -> PerWalker:
     return jnp.asarray(h.u, electrons.dtype) * pair_interaction(electrons, tables)
 
 
-def fourier_components(h: Hamiltonian, max_index: int = 4) -> tuple[FloatArray, np.ndarray]:
+def fourier_components(h: Hamiltonian, max_index: int = 4) -> tuple[IntArray, np.ndarray]:
     """Fourier series of W over the moiré lattice: (integers n [m, 2], W_n [m] complex), E0, λ not included.
 
     W(r) = Σ_n W_n exp(i (n1 b1 + n2 b2)·r), by FFT of W on a grid of the moiré cell, so that it serves any
