@@ -59,8 +59,6 @@ def map_walkers(f, walkers: Float[Array, "couplings walkers *rest"], chunk: int 
     """Apply f: [couplings, *rest] → pytree of [couplings, …] to every walker, `chunk` walkers at a time."""
     by_walker = jnp.moveaxis(walkers, 1, 0)
     size = by_walker.shape[0]
-    if chunk is None or chunk >= size:
-        out = jax.vmap(f)(by_walker)
-    else:
-        out = jax.lax.map(f, by_walker, batch_size=chunk)
+    whole = chunk is None or chunk >= size
+    out = jax.vmap(f)(by_walker) if whole else jax.lax.map(f, by_walker, batch_size=chunk)
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)

@@ -8,6 +8,7 @@ With the rows X [M, P] and residuals Δ [M] of `gradient.py`, the direction mini
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Spring:
     """κ"""
     momentum: float = 0.9
     """μ; 0 is MinSR"""
-    max_norm: float = 0.1
+    max_norm: float = 0.3
     """bound of |ηδ|, scaled with η(t)/rate"""
 
     def __post_init__(self) -> None:
@@ -82,7 +83,7 @@ def gram(rows: Float[Array, "M P"], blocks: int = 4) -> Float[Array, "M M"]:
     if m < 64 * blocks:
         return rows @ rows.T
     edges = [round(i * m / blocks) for i in range(blocks + 1)]
-    parts = [rows[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [rows[a:b] for a, b in itertools.pairwise(edges)]
     lower = {(i, j): parts[i] @ parts[j].T for i in range(blocks) for j in range(i + 1)}
     return jnp.block([[lower[i, j] if j <= i else lower[j, i].T for j in range(blocks)] for i in range(blocks)])
 

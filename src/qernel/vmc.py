@@ -46,24 +46,24 @@ class Measured(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What a step reports, per coupling unless it is one number. Energies in E0, total."""
+    """What a step reports, per coupling [couplings] unless it is one number. Energies in E0, total."""
 
-    energy: PerCoupling
-    error: PerCoupling
-    variance: PerCoupling
-    energy_imag: PerCoupling
-    kinetic: PerCoupling
-    moire: PerCoupling
-    interaction: PerCoupling
-    kinetic_gap: PerCoupling
+    energy: np.ndarray
+    error: np.ndarray
+    variance: np.ndarray
+    energy_imag: np.ndarray
+    kinetic: np.ndarray
+    moire: np.ndarray
+    interaction: np.ndarray
+    kinetic_gap: np.ndarray
     """⟨T_L⟩ − ⟨½|∇log ψ|²⟩ over its standard error: a normal variate for a C¹ ψ"""
-    acceptance: PerCoupling
-    translation_acceptance: PerCoupling
-    width: PerCoupling
-    min_log_psi: PerCoupling
-    update_norm: Float[Array, ""]
-    bound: Float[Array, ""]
-    fallback: Float[Array, ""]
+    acceptance: np.ndarray
+    translation_acceptance: np.ndarray
+    width: np.ndarray
+    min_log_psi: np.ndarray
+    update_norm: np.ndarray
+    bound: np.ndarray
+    fallback: np.ndarray
 
 
 STAGES = ("sampling", "local energy", "gradient", "solve")

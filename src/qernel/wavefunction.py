@@ -29,6 +29,8 @@ from qernel.moe import MixtureOfExperts
 from qernel.orbitals import Occupations, PlaneWaves, choose_occupations, orbital_coefficients, plane_waves
 from qernel.types import Couplings, Electrons, Features, Key, LogPsi, PerWalker
 
+OrbitalPart = Float[Array, "*batch determinants electrons electrons"]
+
 
 @dataclass(frozen=True)
 class Network:
@@ -180,7 +182,7 @@ class Wavefunction(eqx.Module):
         self.lift = Linear(k[2], n_features, n.width, dtype=n.dtype)
         self.blocks = [Block(key, n) for key in jax.random.split(k[3], n.layers)]
         columns = 4 if n.init == "bloch" else 2
-        scale = 0.01 if n.init == "bloch" else 1.0
+        scale = 0.0 if n.init == "bloch" else 1.0
         self.head = Linear(k[4], n.width, columns * n.determinants * n_electrons, scale=scale, dtype=n.dtype)
         self.pair = Jastrow(k[5], h, n.jastrow_shells, n.film_width, dtype=n.dtype)
         self.factor = Linear(k[6], n.width, 1, scale=0.0, bias=False, dtype=n.dtype)

@@ -1,0 +1,69 @@
+"""Tables for people: results in E0 and meV, total and per electron, with error bars."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from qernel.evaluate import Result
+from qernel.stats import format_uncertainty
+
+
+def _print(table: Table) -> None:
+    Console(highlight=False).print(table)
+
+
+def text(mean: float, error: float) -> str:
+    """Mean and error; at most six decimals, for states whose error is only rounding."""
+    return f"{mean:.6f}(0)" if 0 <= error < 1e-7 * max(1.0, abs(mean)) else format_uncertainty(mean, error)
+
+
+def result_table(result: Result) -> None:
+    """One coupling: energies by term, then the health of the chains."""
+    couplings = ", ".join(f"{k} = {v:g}" for k, v in result.couplings.items())
+    table = Table(title=f"{couplings}, N = {result.n_electrons}", title_justify="left")
+    for column in ("", "E0", "E0 per electron", "meV", "meV per electron"):
+        table.add_column(column, justify="left" if not column else "right")
+    n, mev = result.n_electrons, result.e0_mev
+    for name in ("energy", "kinetic", "moire", "interaction"):
+        e = getattr(result, name)
+        table.add_row(name, *(text(e.mean * s, e.error * s) for s in (1, 1 / n, mev, mev / n)))
+    w = result.w
+    table.add_row("dE/dλ", *(text(w.mean * s, w.error * s) for s in (1, 1 / n, mev, mev / n)))
+    _print(table)
+    e = result.energy
+    gap, imag = result.kinetic_gap, result.energy_imag
+    print(f"variance {result.variance:.4g} E0²; Im E = {imag} E0; kinetic energy two ways differs by {gap} E0")
+    print(
+        f"{result.walkers} chains x {result.sweeps} measurements, τ = {e.tau:.2f}, R̂ = {e.r_hat:.4f}, "
+        f"{e.ess:.0f} effective samples, acceptance {result.acceptance:.2f}, {result.seconds:.0f} s"
+    )
+
+
+def scan_table(results: list[Result]) -> None:
+    """All couplings, a row each, totals in E0."""
+    names = list(results[0].couplings)
+    table = Table(title=f"N = {results[0].n_electrons}, totals in E0", title_justify="left")
+    for column in (*names, "energy", "kinetic", "moire", "interaction", "variance", "dE/dλ", "τ", "R̂"):
+        table.add_column(column, justify="right")
+    for r in results:
+        terms = [str(getattr(r, t)) for t in ("energy", "kinetic", "moire", "interaction")]
+        health = [f"{r.variance:.3g}", str(r.w), f"{r.energy.tau:.2f}", f"{r.energy.r_hat:.3f}"]
+        table.add_row(*(f"{v:g}" for v in r.couplings.values()), *terms, *health)
+    _print(table)
+
+
+def reference_table(data: dict[str, Any], n_electrons: int, title: str) -> None:
+    """One or several reference states, totals in E0 and the energy per electron."""
+    states = data.get("sectors") or data.get("states") or [data]
+    labels = [k for k in ("sector", "dimension", "start", "order_parameter") if k in states[0]]
+    table = Table(title=f"{title}, totals in E0", title_justify="left")
+    for column in (*labels, "energy", "kinetic", "moire", "interaction", "energy per electron"):
+        table.add_column(column, justify="right")
+    for s in states:
+        cells = [f"{s[k]:.4f}" if isinstance(s[k], float) else str(s[k]) for k in labels]
+        terms = [f"{s[k]:.5f}" for k in ("energy", "kinetic", "moire", "interaction")]
+        table.add_row(*cells, *terms, f"{s['energy'] / n_electrons:.5f}")
+    _print(table)
