@@ -1,4 +1,4 @@
-"""The command line `qernel COMMAND …`: results on stdout, progress on stderr, one line and exit code 2 for bad input."""
+"""Command line `qernel COMMAND …`: results on stdout, progress on stderr, one line and exit code 2 for bad input."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def _plain(kind: Any, data: Any, path: str) -> Any:
         require(data in typing.get_args(kind), path, data, " or ".join(map(str, typing.get_args(kind))))
         return data
     if origin is tuple:
-        arguments: tuple[Any, ...] = typing.get_args(kind)
+        arguments = typing.get_args(kind)
         require(isinstance(data, list | tuple) and len(data) == len(arguments), path, data, f"{len(arguments)} values")
         return tuple(_plain(k, v, path) for k, v in zip(arguments, data, strict=True))
     if kind is float and data in ("inf", "-inf", "nan"):

@@ -78,10 +78,10 @@ def _tables(cell: Cell, gate: float | None, tolerance: float, alpha: float) -> E
     if gate is not None:
         f = f - 2 / (length * (np.exp(np.minimum(2 * length * gate, 700)) + 1))
     weights = 2 * (2 * np.pi / cell.area) * f
-    constant = -2 * math.sqrt(math.pi) / (alpha * cell.area)
+    constant = -2 * math.sqrt(math.pi) / (float(alpha) * cell.area)
     t = np.linalg.norm(lattice_points(cell.vectors, cutoff)[1:], axis=1)
     madelung = float((erfc(alpha * t) / t).sum() + weights.sum() + constant - 2 * alpha / math.sqrt(math.pi))
-    return Ewald(alpha, images_pair, g, weights, constant, madelung, np.linalg.inv(basis), basis)
+    return Ewald(float(alpha), images_pair, g, weights, constant, madelung, np.linalg.inv(basis), basis)
 
 
 def pair_interaction(electrons: Electrons, tables: Ewald) -> PerWalker:

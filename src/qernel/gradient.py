@@ -11,14 +11,14 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from qernel.laplacian import map_walkers
 from qernel.types import ComplexSamples, Samples, Walkers
 from qernel.wavefunction import Point, Wavefunction
 
-Rows = Float[Array, "couplings two walkers parameters"]
+Rows = Float[Array, "M P"]
+"""X, M = couplings × 2 × walkers rows ordered as `residuals(...).reshape(-1)`, columns as `ravel_pytree(weights)`."""
 
 
 def clip_per_coupling(energy: ComplexSamples, width: float) -> ComplexSamples:
@@ -39,20 +39,28 @@ def residuals(energy: ComplexSamples) -> Float[Array, "couplings two walkers"]:
 
 
 def score_rows(model: Wavefunction, walkers: Walkers, points: Point, chunk: int | None = None) -> Rows:
-    """X: ∂(log|ψ|, arg ψ)/∂p of each walker, centred per coupling, over √M, [couplings, 2, walkers, P]."""
+    """X: ∂(log|ψ|, arg ψ)/∂p of each walker, centred per coupling, over √M, [M, P]."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
-    flat, unravel = ravel_pytree(params)
 
-    def parts(flat: Float[Array, " P"], electrons: Float[Array, "electrons 2"], point: Point) -> Float[Array, " two"]:
-        value = eqx.combine(unravel(flat), static)(electrons, point)
-        return jnp.stack([value.real, value.imag])
+    def one(electrons: Float[Array, "electrons 2"], point: Point) -> tuple[Wavefunction, Wavefunction]:
+        def parts(params: Wavefunction) -> tuple[Float[Array, ""], Float[Array, ""]]:
+            value = eqx.combine(params, static)(electrons, point)
+            return value.real, value.imag
 
-    def one(electrons: Float[Array, "couplings electrons 2"]) -> Float[Array, "couplings two P"]:
-        return jax.vmap(jax.jacrev(parts), (None, 0, 0))(flat, electrons, points)
+        (re, im), pull = jax.vjp(parts, params)
+        one, zero = jnp.ones_like(re), jnp.zeros_like(im)
+        # Two pulls in a row: as one batched pull (jacrev) XLA's CPU code is several times slower.
+        return pull((one, zero))[0], pull((zero, one))[0]
 
-    rows = jnp.moveaxis(map_walkers(one, walkers, chunk), 2, 1)
-    rows = rows - rows.mean(axis=2, keepdims=True)
-    return rows / (walkers.shape[0] * walkers.shape[1]) ** 0.5
+    re, im = map_walkers(lambda r: jax.vmap(one)(r, points), walkers, chunk)
+    size = walkers.shape[0] * walkers.shape[1]
+
+    def centred(x: Float[Array, "couplings walkers ..."], y: Float[Array, "couplings walkers ..."]) -> Array:
+        both = jnp.stack([x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)], axis=1)
+        return both.reshape(2 * size, -1) / size**0.5
+
+    # Joined only here: flattening inside the batched pull is several times slower.
+    return jnp.concatenate(jax.tree.leaves(jax.tree.map(centred, re, im)), axis=1)
 
 
 def energy_gradient(model: Wavefunction, walkers: Walkers, points: Point, energy: ComplexSamples) -> Wavefunction:

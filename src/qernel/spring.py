@@ -8,7 +8,6 @@ With the rows X [M, P] and residuals Δ [M] of `gradient.py`, the direction mini
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,7 +52,7 @@ class Spring:
         """The change of the parameters, [P], the new state, and what happened."""
         previous = self.momentum * state.direction
         right = (residual - rows @ previous).astype(jnp.float64)
-        solution, fallback = solve_guarded(gram(rows).astype(jnp.float64), right, self.damping)
+        solution, fallback = solve_guarded((rows @ rows.T).astype(jnp.float64), right, self.damping)
         direction = previous + solution.astype(rows.dtype) @ rows
         shrink = 1 / (1 + jnp.asarray(step, jnp.float32) / self.decay)
         length = self.rate * jnp.linalg.norm(direction)
@@ -75,17 +74,6 @@ class SpringInfo(NamedTuple):
     update_norm: Float[Array, ""]
     bound: Float[Array, ""]
     fallback: Float[Array, ""]
-
-
-def gram(rows: Float[Array, "M P"], blocks: int = 4) -> Float[Array, "M M"]:
-    """XXᵀ from its lower blocks; the upper ones are their mirror images."""
-    m = rows.shape[0]
-    if m < 64 * blocks:
-        return rows @ rows.T
-    edges = [round(i * m / blocks) for i in range(blocks + 1)]
-    parts = [rows[a:b] for a, b in itertools.pairwise(edges)]
-    lower = {(i, j): parts[i] @ parts[j].T for i in range(blocks) for j in range(i + 1)}
-    return jnp.block([[lower[i, j] if j <= i else lower[j, i].T for j in range(blocks)] for i in range(blocks)])
 
 
 def solve_guarded(

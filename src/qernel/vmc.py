@@ -116,7 +116,7 @@ class Vmc:
         walkers = random_walkers(k_walkers, *size, c.family.cell, c.network.dtype)
         width = jnp.full(n_couplings, 0.1 / np.sqrt(c.family.n_electrons / 3))
         couplings = jnp.asarray(self.couplings)
-        return TrainState(jnp.asarray(0), key, model, self._optimizer_state(model), couplings, walkers, width)
+        return TrainState(jnp.zeros((), int), key, model, self._optimizer_state(model), couplings, walkers, width)
 
     def step(self, state: TrainState) -> tuple[TrainState, Metrics, Seconds]:
         """One update of the weights; also the wall time of each stage in seconds."""
@@ -155,27 +155,25 @@ class Vmc:
         if isinstance(self.config.optimizer, Adam):
             return energy_gradient(model, walkers, points, clipped)
         rows = score_rows(model, walkers, points, self.config.sampling.chunk)
-        return rows.reshape(-1, rows.shape[-1]), residuals(clipped).reshape(-1)
+        return rows, residuals(clipped).reshape(-1)
 
     @eqx.filter_jit
     def _update(self, model: Wavefunction, gradient: Any, optimizer: Any, step: Array) -> Any:
-        params, static = eqx.partition(model, eqx.is_inexact_array)
-        flat, unravel = ravel_pytree(params)
+        params = eqx.filter(model, eqx.is_inexact_array)
         if isinstance(self.config.optimizer, Spring):
             rows, residual = gradient
-            change, optimizer, info = self.config.optimizer.update(rows, residual, optimizer, step)
-            return eqx.combine(unravel(flat + change), static), optimizer, info
-        flat_gradient, _ = ravel_pytree(eqx.filter(gradient, eqx.is_inexact_array))
-        change, optimizer = adam(self.config.optimizer).update(flat_gradient, optimizer)
-        norm = jnp.linalg.norm(change)
+            flat, optimizer, info = self.config.optimizer.update(rows, residual, optimizer, step)
+            _, unravel = ravel_pytree(params)
+            return eqx.apply_updates(model, unravel(flat)), optimizer, info
+        change, optimizer = adam(self.config.optimizer).update(gradient, optimizer, params)
         one = jnp.ones(())
-        return eqx.combine(unravel(flat + change), static), optimizer, (norm, one, 0 * one)
+        return eqx.apply_updates(model, change), optimizer, (optax.tree.norm(change), one, 0 * one)
 
     def _optimizer_state(self, model: Wavefunction) -> Any:
-        flat, _ = ravel_pytree(eqx.filter(model, eqx.is_inexact_array))
-        if isinstance(self.config.optimizer, Spring):
-            return self.config.optimizer.init(flat.size, flat.dtype.name)
-        return adam(self.config.optimizer).init(flat)
+        params = eqx.filter(model, eqx.is_inexact_array)
+        if isinstance(self.config.optimizer, Adam):
+            return adam(self.config.optimizer).init(params)
+        return self.config.optimizer.init(sum(x.size for x in jax.tree.leaves(params)), self.config.network.dtype)
 
 
 def adam(settings: Adam) -> optax.GradientTransformation:
