@@ -1,0 +1,67 @@
+"""The result tables of the report: total energies against the references, and the terms of the energy."""
+
+from __future__ import annotations
+
+import math
+
+from qernel import report_html
+from qernel.cell import FloatArray
+from qernel.report_checks import exact_difference
+from qernel.report_data import SYMBOLS, RunData
+from qernel.tables import text
+
+
+def measured(data: RunData, name: str, k: int, scale: float = 1.0) -> str:
+    """A measured value with its error, times `scale`."""
+    return text(float(data.values(name)[k]) * scale, float(data.values(f"{name}_error")[k]) * scale)
+
+
+def number(value: float, decimals: int, sign: bool = False) -> str:
+    """A plain number; empty for NaN."""
+    return "" if math.isnan(value) else f"{value:{'+' if sign else ''}.{decimals}f}"
+
+
+def energy_tables(data: RunData) -> str:
+    """Two tables as HTML: total energies against the references, and the terms per electron."""
+    percent, z = exact_difference(data)
+    per, every = 1 / data.n, range(len(data.lam))
+    mev = data.config.family.material.e0_mev * per
+    interaction, interaction_error = data.values("interaction") * per, data.values("interaction_error") * per
+    exact_interaction = data.reference("exact", "interaction") * per
+    couplings = {SYMBOLS[n]: [f"{x:.6g}" for x in data.values(n)] for n in data.config.family.names}
+
+    def numbers(values: FloatArray, decimals: int, sign: bool = False) -> list[str]:
+        return [number(x, decimals, sign) for x in values]
+
+    energies = {
+        **couplings,
+        "E (E₀)": [measured(data, "energy", k) for k in every],
+        "E per electron (E₀)": [measured(data, "energy", k, per) for k in every],
+        "E per electron (meV)": [measured(data, "energy", k, mev) for k in every],
+        "exact (E₀)": numbers(data.reference("exact", "energy"), 4),
+        "difference (%)": numbers(percent, 3, True),
+        "difference (σ)": numbers(z, 1, True),
+        "Hartree–Fock (E₀)": numbers(data.reference("hartree_fock", "energy"), 4),
+        "variance (E₀²)": [f"{x:.3g}" for x in data.values("variance")],
+        "τ": numbers(data.values("tau"), 2),
+        "R̂": numbers(data.values("r_hat"), 4),
+    }
+    if "period_nm" in data.config.family.names:  # E₀ differs from row to row
+        del energies["E per electron (meV)"]
+    differences = zip(interaction - exact_interaction, interaction_error, strict=True)
+    terms = {
+        **couplings,
+        "kinetic": [measured(data, "kinetic", k, per) for k in every],
+        "moiré": [measured(data, "moire", k, per) for k in every],
+        "interaction": [measured(data, "interaction", k, per) for k in every],
+        "exact interaction": numbers(exact_interaction, 4),
+        "difference": ["" if math.isnan(d) else text(float(d), float(e)) for d, e in differences],
+        "exact total momentum": [s.state if s else "" for s in data.references.exact],
+        "effective samples": numbers(data.values("ess"), 0),
+        "acceptance": numbers(data.values("acceptance"), 2),
+    }
+    words = (
+        "Numbers in brackets are one standard error in the last digits, autocorrelation included; τ is the "
+        "autocorrelation time in measurements. By term, in E₀ per electron, the Madelung term inside the interaction:"
+    )
+    return report_html.table(energies) + report_html.sentences([words]) + report_html.table(terms)
