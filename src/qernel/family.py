@@ -13,7 +13,7 @@ import numpy as np
 
 from qernel.cell import Cell, FloatArray
 from qernel.errors import InputError, nearest, require
-from qernel.hamiltonian import Hamiltonian, MoirePotential
+from qernel.hamiltonian import Hamiltonian, MoirePotential, Potential
 from qernel.types import Couplings, CouplingVector
 from qernel.units import Material
 
@@ -52,7 +52,7 @@ class Family:
     """Cartesian twist θ in 1/a_M where it does not vary"""
     gate: float | None = None
     """distance of the two gates in a_M (none: unscreened)"""
-    potential: MoirePotential = field(default_factory=MoirePotential)
+    potential: Potential = field(default_factory=MoirePotential)
 
     def __post_init__(self) -> None:
         require(self.n_up >= 0, "family.n_up", self.n_up, "an integer ≥ 0")

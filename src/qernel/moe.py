@@ -15,6 +15,8 @@ and what one walker gets never depends on another.
 
 from __future__ import annotations
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -26,7 +28,11 @@ from qernel.types import Features, Key
 SHARPNESS = 4.0
 """p: how closely the threshold τ follows the (k+1)-th score from above."""
 
+FLOOR = 1e-12
+"""Smallest exp(p s) kept apart from 0."""
+
 Scores = Float[Array, "*batch experts"]
+Gates = Float[Array, "*batch electrons experts"]
 
 
 def smooth_top_k(scores: Scores, k: int) -> Scores:
@@ -34,17 +40,18 @@ def smooth_top_k(scores: Scores, k: int) -> Scores:
     if k >= scores.shape[-1]:  # no bound to keep: the threshold is 0
         t = jnp.maximum(scores, 0.0)
         return t * t / (1 + t * t)
-    # A common shift leaves s − τ unchanged and keeps exp from overflowing.
+    # A common shift leaves s − τ unchanged and keeps exp from overflowing; the floor keeps ratios defined.
     shifted = SHARPNESS * scores
     shifted = shifted - jax.lax.stop_gradient(shifted.max(-1, keepdims=True))
-    # The floor keeps e_k from underflowing; it only raises τ.
-    x = jnp.exp(shifted) + 1e-6
-    polynomials = [jnp.ones_like(x[..., 0])] + [jnp.zeros_like(x[..., 0])] * (k + 1)
+    x = jnp.exp(shifted) + FLOOR
+    # ρ_m = e_m/e_{m−1}, taking in one score at a time: ρ_m ← ρ_{m−1}(ρ_m + x)/(ρ_{m−1} + x), which cannot underflow.
+    ratios = [jnp.zeros_like(x[..., 0])] * (k + 1)
     for e in range(scores.shape[-1]):
         x_e = x[..., e]
-        for m in range(min(e, k) + 1, 0, -1):
-            polynomials[m] = polynomials[m] + x_e * polynomials[m - 1]
-    threshold = jnp.log((k + 1) * polynomials[k + 1] / polynomials[k])[..., None]
+        higher = [low * (high + x_e) / (low + x_e) for low, high in itertools.pairwise(ratios)]
+        ratios = [ratios[0] + x_e, *higher]
+    # The margin keeps k + 1 equal scores closed whatever the rounding.
+    threshold = jnp.log((k + 1) * (1 + 1e-5) * (ratios[k] + FLOOR))[..., None]
     t = jnp.maximum((shifted - threshold) / SHARPNESS, 0.0)
     return t * t / (1 + t * t)
 
@@ -62,7 +69,7 @@ class Experts(eqx.Module):
         self.up_bias = jnp.zeros((experts, hidden), dtype)
         self.down = jax.random.normal(k2, (experts, hidden, width), dtype) / hidden**0.5
 
-    def __call__(self, x: Features, gates: Scores) -> Features:
+    def __call__(self, x: Features, gates: Gates) -> Features:
         """Σ_e g_e down_e(gelu(up_e x)), every expert evaluated (gates of zero remove them exactly)."""
         experts, width, hidden = self.up.shape
         up = self.up.transpose(1, 0, 2).reshape(width, experts * hidden)
@@ -91,7 +98,7 @@ class MixtureOfExperts(eqx.Module):
         self.routed = Experts(k[3], experts, width, hidden, dtype=dtype) if experts else None
         self.top_k = top_k
 
-    def gates(self, x: Features) -> Scores:
+    def gates(self, x: Features) -> Gates:
         """Gate of every routed expert for every token, [*batch, electrons, experts]."""
         assert self.router is not None
         return smooth_top_k(self.router(x), self.top_k)

@@ -70,9 +70,10 @@ def run(config: Config, folder: Path, *, walltime: float | None = None, console:
         RunFailed: if energies or weights are no longer finite; the offending state is in `crash_*.safetensors`.
     """
     begin = time.monotonic()
+    vmc = Vmc(config)
+    _ = vmc.start  # bad input found here must not leave a folder behind
     prepare_folder(config, folder)
     with console or Console(config.steps) as console, interruptible() as stop:
-        vmc = Vmc(config)
         state, wall_before = _start_or_resume(vmc, folder, console)
         console.message(describe(vmc, state))
         deadline = None if walltime is None else begin + walltime
