@@ -105,10 +105,10 @@ def _build(kind: Any, data: Any, path: str, potential: Potential | None) -> Any:
     if path.endswith("potential"):
         return _potential(data, potential)
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        options = typing.get_args(kind)
-        if data is None and type(None) in options:
+        members = typing.get_args(kind)
+        if data is None and type(None) in members:
             return None
-        options = [o for o in options if o is not type(None)]
+        options = [o for o in members if o is not type(None)]
         if len(options) > 1:
             require(isinstance(data, dict), path, data, "a table with a type")
             by_name = {o.__name__: o for o in options}

@@ -27,23 +27,29 @@ EXACT = Network(
 """The smallest network, in double precision, for states whose start is exact."""
 
 
+SMALL = Network(width=24, expert_width=24, shared_width=24)
+"""Enough for two or three electrons; the step is then as cheap as its Gram matrix."""
+
+
 def moire_n2() -> Config:
     """N = 2 on the three-cell √3×√3 torus; its ground state is at K and K'."""
     return Config(
         name="moire-n2",
         family=Family(n_up=2, cell=Cell(supercell=((1, 1), (2, -1)))),
-        steps=2000,
+        network=SMALL,
+        sampling=Sampling(walkers=32),
+        steps=5_000,
     )
 
 
 def moire_n3() -> Config:
     """N = 3 on 3×3 cells, filling 1/3: minutes on two CPU cores."""
-    return Config(name="moire-n3", family=Family(n_up=3), steps=3000)
+    return Config(name="moire-n3", family=Family(n_up=3), network=SMALL, sampling=Sampling(walkers=32), steps=10_000)
 
 
 def moire_n6() -> Config:
     """N = 6 on 3×3 cells, filling 2/3: the first-order transition in small."""
-    return Config(name="moire-n6", family=Family(n_up=6), steps=5000, sampling=Sampling(walkers=64))
+    return Config(name="moire-n6", family=Family(n_up=6), sampling=Sampling(walkers=64), steps=10_000)
 
 
 def moire_n54() -> Config:
