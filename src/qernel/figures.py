@@ -59,7 +59,7 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1, **optio
 def svg(f: Figure) -> bytes:
     """The figure as an SVG file; images inside it at 200 dots per inch."""
     out = io.BytesIO()
-    f.savefig(out, format="svg", dpi=200, metadata={"Date": None})
+    f.savefig(out, format="svg", dpi=200, bbox_inches="tight", pad_inches=0.05, metadata={"Date": None})
     return out.getvalue()
 
 
@@ -200,8 +200,8 @@ def density(data: RunData, chosen: list[int]) -> bytes:
     cell = data.config.family.cell
     minima = potential_minima(data)
     rows = [data.values("density")[chosen], data.values("density_symmetrised")[chosen]]
-    # A few noisy bins of the measured maps should not wash out everything else.
-    top = max(np.quantile(rows[0], 0.998), rows[1].max())
+    # A few noisy bins of the measured maps should not wash out everything else; a uniform density is in the middle.
+    top = max(np.quantile(rows[0], 0.998), rows[1].max(), 2 * data.n / cell.area)
     bins = rows[0].shape[-1]
     edge = np.arange(bins + 1) / bins
     grid = np.stack(np.meshgrid(edge, edge, indexing="ij"), -1) @ cell.vectors

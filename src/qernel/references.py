@@ -24,11 +24,15 @@ from qernel.determinants import Momenta, dimensions
 from qernel.family import Family
 from qernel.hamiltonian import Hamiltonian
 
-MAX_BANDS = 6
+MAX_BANDS = {1: 16, 2: 16}
+"""most bands for so many electrons: pairs converge slowly with the bands, and cost nothing"""
+MAX_BANDS_OTHERWISE = 6
 MAX_DIMENSION = 3000
 """largest sector that is diagonalised without being asked for"""
 MAX_ELECTRONS_EXACT = 6
 MAX_ELECTRONS_HF = 12
+CONVERGED = 0.002
+"""most that the last band may have lowered the energy, E0, where the exact energy is called converged"""
 
 Say = Callable[[str], None]
 
@@ -62,7 +66,9 @@ class References:
     @property
     def exact_converged(self) -> bool:
         """Whether the bands left out matter no more than about 0.002 E0."""
-        return self.bands is not None and self.bands >= 5 and self.n_electrons <= 3
+        steps = [x.last_band for x in self.exact if x is not None and x.last_band is not None]
+        enough = self.bands is not None and self.bands >= 5 and self.n_electrons <= 3
+        return enough and max(steps, default=0.0) <= CONVERGED
 
 
 def none(n_electrons: int, couplings: int) -> References:
@@ -71,11 +77,11 @@ def none(n_electrons: int, couplings: int) -> References:
 
 
 def choose_bands(cell: Cell, n_up: int, n_down: int) -> int | None:
-    """Most bands, up to 6, whose largest sector is still quick to diagonalise; None if there is no such number."""
+    """Most bands, up to 6 (16 for N ≤ 2), whose largest sector is quick to diagonalise; None if there are none."""
     if n_up + n_down > MAX_ELECTRONS_EXACT:
         return None
     momenta, best = Momenta(cell), None
-    for n_bands in range(1, MAX_BANDS + 1):
+    for n_bands in range(1, MAX_BANDS.get(n_up + n_down, MAX_BANDS_OTHERWISE) + 1):
         largest = max(dimensions(momenta, n_bands, n_up, n_down))
         if largest > MAX_DIMENSION:
             break

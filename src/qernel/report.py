@@ -52,20 +52,23 @@ def print_summary(
 
     data = gather(run, bands, references, potential)
     percent, z = exact_difference(data)
+    shown = range(len(data.lam))
+    columns = {
+        **{SYMBOLS[n]: [f"{x:.6g}" for x in data.values(n)] for n in data.config.family.names},
+        "energy": [measured(data, "energy", k) for k in shown],
+        "exact" if data.references.exact_converged else "exact (upper bound)": [
+            number(x, 4) for x in data.reference("exact", "energy")
+        ],
+        "difference": ["" if math.isnan(percent[k]) else f"{percent[k]:+.3f} % ({z[k]:+.1f}σ)" for k in shown],
+        "interaction": [measured(data, "interaction", k) for k in shown],
+    }
     table = Table(title=f"{data.config.name}: N = {data.n}, totals in E0", title_justify="left")
-    exact = "exact" if data.references.exact_converged or data.references.bands is None else "exact (upper bound)"
-    for column in (*(SYMBOLS[n] for n in data.config.family.names), "energy", exact, "difference", "interaction"):
-        table.add_column(column, justify="right")
-    for k in range(len(data.lam)):
-        difference = "" if math.isnan(percent[k]) else f"{percent[k]:+.3f} % ({z[k]:+.1f}σ)"
-        reference = number(data.reference("exact", "energy")[k], 4)
-        table.add_row(
-            *(f"{data.values(n)[k]:.6g}" for n in data.config.family.names),
-            measured(data, "energy", k),
-            reference,
-            difference,
-            measured(data, "interaction", k),
-        )
+    cells = [values for values in columns.values() if any(values)]
+    for head, values in columns.items():
+        if any(values):
+            table.add_column(head, justify="right")
+    for row in zip(*cells, strict=True):
+        table.add_row(*row)
     Console(highlight=False).print(table)
     for sentence in convergence_sentences(data):
         print(sentence)
@@ -109,7 +112,7 @@ def _facts(data: RunData) -> str:
     family, network = data.config.family, data.config.network
     m, (total, active) = family.material, Wavefunction(jax.random.key(0), make_start(family, network)).parameter_count()
     ranges = [
-        f"{SYMBOLS[n]} from {low:g} to {high:g} in {k} points"
+        f"{SYMBOLS[n]} from {low:g} to {high:g} in {k} points" if k > 1 else f"{SYMBOLS[n]} = {low:g}"
         for n in family.names
         for low, high, k in [getattr(family, n)]
     ]
@@ -132,7 +135,7 @@ def _facts(data: RunData) -> str:
                 f"φ = {m.phi_deg:g}°; {gate}; twist θ = ({family.twist[0]:g}, {family.twist[1]:g})/a_M",
             ),
             ("In natural units", f"E₀ = ħ²/(m* a_M²) = {m.e0_mev:.5f} meV, v₀ = V₀/E₀ = {m.v0:.5f}, u = {m.u:.5f}"),
-            ("Trained on", "; ".join(ranges) + f" ({len(family.grid())} couplings, one set of weights)"),
+            ("Trained on", "; ".join(ranges) + f" ({_count(len(family.grid()), 'coupling')}, one set of weights)"),
             (
                 "Network",
                 f"{network.layers} layers of width {network.width}, {attention}, {experts}, {film}, "
@@ -146,13 +149,17 @@ def _facts(data: RunData) -> str:
             ),
             (
                 "Scan",
-                f"{len(data.lam)} couplings after step {attributes['training_steps']}, {attributes['walkers']} chains "
-                f"of {attributes['sweeps']} measurements each",
+                f"{_count(len(data.lam), 'coupling')} after step {attributes['training_steps']}, {attributes['walkers']} "
+                f"chains of {attributes['sweeps']} measurements each",
             ),
             ("Provenance", _provenance(data.checkpoint.user.get("provenance", {}))),
             ("Page made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ]
     )
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'s' if n != 1 else ''}"
 
 
 def _vector(row: Sequence[int]) -> str:
@@ -230,7 +237,7 @@ def _training(data: RunData) -> str:
     return report_html.figure(
         figures.training(data),
         "Training curves",
-        f"One curve for each trained coupling, averaged over {length} step{'s' if length > 1 else ''} per point. The "
+        f"One curve for each trained coupling, averaged over {_count(length, 'step')} per point. The "
         "kinetic energy is measured by the Laplacian and by the squared gradient; their difference in units of its "
         "error has a root mean square of 1 if the wavefunction is continuously differentiable.",
     )

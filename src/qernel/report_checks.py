@@ -20,7 +20,7 @@ MAX_R_HAT = 1.05
 ACCEPTANCE = (0.2, 0.8)
 MAX_V_SCORE = 0.01
 """of N·variance/E², which vanishes for an eigenstate (doi:10.1126/science.adg9774)"""
-MAX_DRIFT = 3.0
+MAX_DRIFT = 4.0
 """of the energy over the last third of the training, in its standard errors"""
 
 MAX_UNKNOWN_DRIFT = 0.005
@@ -189,6 +189,7 @@ def convergence_sentences(data: RunData) -> list[str]:
         before.append(f"The scan was made after step {trained}, the run is now at step {now}: scan it again.")
     reasons = not_converged(data)
     if not reasons:
-        fine = "Nothing points to a lack of convergence: energies have settled, variances are small and chains agree."
+        settled = "" if before else "energies have settled, "
+        fine = f"Nothing points to a lack of convergence: {settled}variances are small and chains agree."
         return [*before, fine]
     return [*before, *(f"{label}: {'; '.join(text)}." for label, text in reasons.items())]

@@ -21,6 +21,7 @@ table.facts th, table.facts td, table.checks th, table.checks td { text-align: l
   vertical-align: top; }
 table.facts th, table.checks th { font-weight: 600; white-space: nowrap; }
 .ok { color: #00654b; font-weight: 600; } .attention { color: #a33c00; font-weight: 600; } .none { color: #666; }
+table.checks td:nth-child(2) { white-space: nowrap; }
 figure { margin: 1rem 0; break-inside: avoid; } img { max-width: 100%; height: auto; }
 figcaption { font-size: .85rem; color: #444; max-width: 54rem; }
 @media print { body { margin: 0; max-width: none; font-size: 11px; } h2 { break-after: avoid; }

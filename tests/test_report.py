@@ -1,0 +1,309 @@
+"""The report of a run folder made up here: what it shows, what it warns of, what it refuses."""
+
+import json
+import re
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from qernel import checkpoint, exact, hartree_fock, references
+from qernel.cell import Cell
+from qernel.config import Config, to_dict
+from qernel.errors import InputError
+from qernel.evaluate import Model, Result, density_bins
+from qernel.family import Family
+from qernel.log import TrainLog
+from qernel.presets import EXACT, preset
+from qernel.references import choose_bands
+from qernel.report import print_summary, write_report
+from qernel.report_checks import checks, convergence_sentences, drift, not_converged
+from qernel.report_data import gather
+from qernel.scan import save_dataset, to_dataset
+from qernel.stats import Estimate, format_uncertainty
+from qernel.train import COLUMNS
+from qernel.wavefunction import Wavefunction, make_start
+
+FAMILY = Family(n_up=2, cell=Cell(supercell=((1, 1), (2, -1))), lam=(0.5, 1.5, 3))
+CONFIG = Config(name="made-up", family=FAMILY, network=EXACT, steps=240)
+ENERGY = {0.5: -28.7, 1.0: -36.2, 1.5: -44.5}
+
+
+def number(mean: float, error: float = 0.01, r_hat: float = 1.001) -> Estimate:
+    return Estimate(mean, error, 0.8, r_hat, 1000.0, 0.1)
+
+
+def results(config: Config, **changes: object) -> list[Result]:
+    """One made-up result for each trained coupling."""
+    family = config.family
+    bins = density_bins(family.cell, 12)
+    density = np.full((bins, bins), family.n_electrons / family.cell.area)
+    out = []
+    for c in family.grid():
+        e = ENERGY.get(float(c[0]), -30.0)
+        values = {
+            "energy": number(e),
+            "kinetic": number(9.0),
+            "moire": number(e + 24.0),
+            "interaction": number(-33.0),
+            "energy_imag": number(0.001),
+            "kinetic_from_gradient": number(9.001),
+            "kinetic_gap": number(-0.001),
+            "w": number(-15.0),
+            "variance": 0.2,
+            **changes,
+        }
+        out.append(
+            Result(
+                couplings=dict(zip(family.names, map(float, c), strict=True)),
+                n_electrons=family.n_electrons,
+                e0_mev=family.material.e0_mev,
+                acceptance=0.5,
+                walkers=64,
+                sweeps=60,
+                seconds=1.0,
+                outside=[],
+                density=density,
+                density_error=0.1 * density,
+                **values,
+            )
+        )
+    return out
+
+
+def train_log(folder: Path, config: Config, fall: dict[int, float]) -> None:
+    """A training log whose energies stay, or fall by so much over the last third."""
+    rng = np.random.default_rng(0)
+    with TrainLog(folder / "train.csv", COLUMNS) as log:
+        for step in range(config.steps):
+            for k, c in enumerate(config.family.grid()):
+                late = max(0.0, 3 * step / config.steps - 2)
+                e = ENERGY.get(float(c[0]), -30.0) - fall.get(k, 0.0) * late + 0.05 * rng.normal()
+                row = dict.fromkeys(COLUMNS, 0.5)
+                row |= {"step": step, "coupling": k, "lam": float(c[0]), "energy": e, "fallback": 0.0}
+                log.append({**row, "kinetic_gap": rng.normal()})
+
+
+@cache
+def wavefunction(family: Family) -> Wavefunction:
+    return Wavefunction(jax.random.key(0), make_start(family, EXACT))
+
+
+def make_run(
+    folder: Path, config: Config = CONFIG, made: list[Result] | None = None, fall: dict[int, float] | None = None
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(to_dict(config)))
+    origin = {"qernel": "0", "git": {"commit": "0123456789abcdef", "dirty": True}, "jax": "0"}
+    header = {"config": to_dict(config), "provenance": origin, "wall": 125.0}
+    checkpoint.save(folder / "checkpoints", config.steps, {"x": np.zeros(1)}, header)
+    if config.steps:
+        train_log(folder, config, fall or {})
+    family = config.family
+    model = Model(
+        config=config,
+        wavefunction=wavefunction(family),
+        trained=family.grid(),
+        trained_walkers=jax.numpy.zeros((len(family.grid()), 2, family.n_electrons, 2)),
+        trained_width=np.ones(len(family.grid())),
+        step=config.steps,
+        provenance=origin,
+    )
+    save_dataset(to_dataset(model, made or results(config)), folder / "results.nc")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"), fall={2: 2.0})
+
+
+@pytest.fixture(scope="module")
+def page(run: Path) -> str:
+    return write_report(run, bands=3).read_text()
+
+
+def test_page_needs_nothing_from_outside(page: str) -> None:
+    assert "http" not in page
+    assert "<script" not in page
+    assert "<link" not in page
+    assert "url(" not in page
+    sources = re.findall(r'(?:src|href)="([^"]*)', page)
+    assert len(sources) == 6
+    assert all(s.startswith("data:image/svg+xml;base64,") for s in sources)
+    assert len(page) < 4_000_000
+
+
+def test_page_tells_what_was_run(page: str) -> None:
+    for words in (
+        "made-up",
+        "filling ν = 2/3",
+        "T1 = a1 + a2, T2 = 2 a1 − a2",
+        "ε = 5",
+        "3.37556 meV",
+        "u = 10.62347",
+        "commit 0123456789ab with uncommitted changes",
+        "240 of 240 steps",
+        "2 min of wall time",
+    ):
+        assert words in page
+
+
+def test_page_has_every_energy_with_its_error(page: str) -> None:
+    mev = FAMILY.material.e0_mev
+    for e in ENERGY.values():
+        for scale in (1, 1 / 2, mev / 2):
+            assert f"<td>{format_uncertainty(e * scale, 0.01 * scale)}</td>" in page
+
+
+def test_page_compares_with_references(page: str) -> None:
+    h = FAMILY.hamiltonian(jax.numpy.asarray([1.0]))
+    assert f"<td>{exact.ground_state_energy(h, 3):.4f}</td>" in page
+    assert f"<td>{hartree_fock.lowest(h).energy:.4f}</td>" in page
+    assert "3 Bloch bands per momentum" in page
+    assert "upper bound" in page
+
+
+def test_only_the_coupling_that_has_not_converged_is_named(run: Path) -> None:
+    reasons = not_converged(gather(run, with_references=False))
+    assert list(reasons) == ["λ = 1.5"]
+    assert re.search(r"energy still fell by [12]\.\d+\(\d+\) E₀", reasons["λ = 1.5"][0])
+
+
+def test_bad_chains_and_variance_are_named(tmp_path: Path) -> None:
+    bad = results(CONFIG, energy=number(-30.0, r_hat=1.2), variance=100.0)
+    made = [results(CONFIG)[0], bad[1], results(CONFIG)[2]]
+    run = make_run(tmp_path, made=made)
+    reasons = not_converged(gather(run, with_references=False))
+    assert list(reasons) == ["λ = 1"]
+    assert "variance is 100" in reasons["λ = 1"][0]
+    assert "R̂ = 1.200" in reasons["λ = 1"][1]
+    sentences = convergence_sentences(gather(run, with_references=False))
+    assert len(sentences) == 1
+    assert sentences[0].startswith("λ = 1: the variance is 100 E₀²")
+
+
+def test_all_is_fine_is_said(tmp_path: Path) -> None:
+    (sentence,) = convergence_sentences(gather(make_run(tmp_path), with_references=False))
+    assert sentence.startswith("Nothing points to a lack of convergence")
+
+
+def test_below_a_converged_exact_energy_is_an_alarm_and_below_an_upper_bound_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "MAX_ELECTRONS_HF", 0)
+    run = make_run(tmp_path, made=results(CONFIG, energy=number(-60.0)))
+    by_name = {c.name: c for c in checks(gather(run))}
+    assert by_name["Not below the exact energy"].status == "attention"
+    by_name = {c.name: c for c in checks(gather(run, bands=2))}
+    assert by_name["Not below the exact energy"].status == "no test"
+    assert "which is fine" in by_name["Not below the exact energy"].text
+
+
+def test_a_kinked_wavefunction_is_an_alarm(tmp_path: Path) -> None:
+    run = make_run(tmp_path, made=results(CONFIG, kinetic_gap=number(0.06)))
+    status = {c.name: c.status for c in checks(gather(run, with_references=False))}
+    assert status["Kinetic energy two ways"] == "attention"
+    assert status["Imaginary part of the energy"] == status["Chains agree"] == status["Acceptance"] == "ok"
+
+
+def test_exact_states_pass_although_their_errors_are_rounding(tmp_path: Path) -> None:
+    rounding = {"kinetic_gap": number(1e-12, 1e-14), "energy_imag": number(1e-13, 0.0)}
+    run = make_run(tmp_path, replace(CONFIG, steps=0), results(CONFIG, **rounding))
+    status = {c.name: c.status for c in checks(gather(run, with_references=False))}
+    assert status["Kinetic energy two ways"] == status["Imaginary part of the energy"] == "ok"
+    assert "No training step was made" in convergence_sentences(gather(run, with_references=False))[0]
+
+
+def test_missing_files_are_one_line(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(InputError, match="existing run folder"):
+        write_report(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"config\.json"):
+        write_report(tmp_path)
+    (tmp_path / "config.json").write_text((run / "config.json").read_text())
+    with pytest.raises(InputError, match="no checkpoint"):
+        write_report(tmp_path)
+    checkpoint.save(tmp_path / "checkpoints", 1, {"x": np.zeros(1)}, {})
+    with pytest.raises(InputError, match="run `qernel scan") as error:
+        write_report(tmp_path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "results.nc").write_bytes(b"not a netCDF file")
+    with pytest.raises(InputError, match=r"results\.nc: cannot be read"):
+        write_report(tmp_path)
+
+
+def test_a_scan_of_another_run_is_refused(tmp_path: Path, run: Path) -> None:
+    other = make_run(tmp_path, replace(CONFIG, seed=5, steps=0))
+    (other / "results.nc").write_bytes((run / "results.nc").read_bytes())
+    with pytest.raises(InputError, match=r"another run \(seed"):
+        write_report(other, references=False)
+
+
+def test_references_are_kept_and_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "MAX_ELECTRONS_HF", 0)
+    file, c = tmp_path / "references.json", FAMILY.grid()
+    said: list[str] = []
+    one = references.compute(FAMILY, c, file, 1, said.append)
+    two = references.compute(FAMILY, c, file, 2, said.append)
+    assert len(said) == 2
+    assert one.bands == 1
+    assert two.bands == 2
+    assert all(
+        a is not None and b is not None and b.energy < a.energy for a, b in zip(one.exact, two.exact, strict=True)
+    )
+    other = replace(FAMILY, material=replace(FAMILY.material, epsilon=10.0))
+    assert references.compute(other, c, file, 2, said.append).exact[0] != two.exact[0]
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(exact, "ground_state", refuse)
+    assert references.compute(FAMILY, c, file, 1, said.append) == one
+    assert references.compute(FAMILY, c, file, 2, said.append) == two
+    with pytest.raises(AssertionError, match="computed again"):
+        references.compute(FAMILY, c + 0.1, file, 2, said.append)
+    file.write_text("{ not JSON")
+    with pytest.raises(AssertionError, match="computed again"):
+        references.compute(FAMILY, c, file, 2, said.append)
+
+
+def test_number_of_bands_follows_the_size() -> None:
+    wanted = {"moire-n2": 16, "moire-n3": 6, "moire-n6": 2, "moire-n54": None}
+    for name, bands in wanted.items():
+        family = preset(name).family
+        assert choose_bands(family.cell, family.n_up, family.n_down) == bands
+
+
+def test_families_of_several_couplings(tmp_path: Path) -> None:
+    config = replace(CONFIG, family=replace(FAMILY, lam=(0.5, 1.0, 2), epsilon=(4.0, 6.0, 2)), steps=0)
+    text = write_report(make_run(tmp_path, config), references=False).read_text()
+    assert "ε from 4 to 6 in 2 points" in text
+    assert "<th>λ</th><th>ε</th>" in text
+    assert "λ = 0.5, ε = 6" in text
+    assert "Hartree–Fock (E₀)" not in text
+
+
+def test_drift_knows_its_error() -> None:
+    rng = np.random.default_rng(1)
+    steps = np.arange(3000)
+    noise = 0.1 * rng.normal(size=3000)
+    pulls = [drift(steps, 0.1 * rng.normal(size=3000)) for _ in range(200)]
+    assert 0.85 < np.std([change / error for change, error in pulls]) < 1.25
+    change, error = drift(steps, noise - 0.001 * steps)
+    assert abs(change + 1.0) < 5 * error
+    assert np.isnan(drift(steps[:9], noise[:9])[0])
+
+
+def test_summary_fits_a_terminal(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    print_summary(run, bands=3)
+    out = capsys.readouterr().out
+    for e in ENERGY.values():
+        assert format_uncertainty(e, 0.01) in out
+    assert "…" not in out
+    assert "λ = 1.5: the energy still fell" in out
