@@ -149,8 +149,8 @@ def _facts(data: RunData) -> str:
             ),
             (
                 "Scan",
-                f"{_count(len(data.lam), 'coupling')} after step {attributes['training_steps']}, {attributes['walkers']} "
-                f"chains of {attributes['sweeps']} measurements each",
+                f"{_count(len(data.lam), 'coupling')} after step {attributes['training_steps']}, "
+                f"{attributes['walkers']} chains of {attributes['sweeps']} measurements each",
             ),
             ("Provenance", _provenance(data.checkpoint.user.get("provenance", {}))),
             ("Page made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
