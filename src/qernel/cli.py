@@ -298,9 +298,11 @@ def _scan(o: argparse.Namespace) -> int:
 
 
 def _report(o: argparse.Namespace) -> int:
-    from qernel.report import write_report
+    from qernel.report import print_summary, write_report
 
-    print(write_report(o.run, bands=o.bands, references=not o.no_references))
+    file = write_report(o.run, bands=o.bands, references=not o.no_references)
+    print_summary(o.run, bands=o.bands, references=not o.no_references)
+    print(file)
     return 0
 
 

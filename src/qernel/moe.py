@@ -15,8 +15,6 @@ and what one walker gets never depends on another.
 
 from __future__ import annotations
 
-import itertools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -45,13 +43,12 @@ def smooth_top_k(scores: Scores, k: int) -> Scores:
     shifted = shifted - jax.lax.stop_gradient(shifted.max(-1, keepdims=True))
     x = jnp.exp(shifted) + FLOOR
     # ρ_m = e_m/e_{m−1}, taking in one score at a time: ρ_m ← ρ_{m−1}(ρ_m + x)/(ρ_{m−1} + x), which cannot underflow.
-    ratios = [jnp.zeros_like(x[..., 0])] * (k + 1)
+    ratios = jnp.zeros((*x.shape[:-1], k + 1), x.dtype)
     for e in range(scores.shape[-1]):
-        x_e = x[..., e]
-        higher = [low * (high + x_e) / (low + x_e) for low, high in itertools.pairwise(ratios)]
-        ratios = [ratios[0] + x_e, *higher]
+        x_e, low, high = x[..., e, None], ratios[..., :-1], ratios[..., 1:]
+        ratios = jnp.concatenate([ratios[..., :1] + x_e, low * (high + x_e) / (low + x_e)], axis=-1)
     # The margin keeps k + 1 equal scores closed whatever the rounding.
-    threshold = jnp.log((k + 1) * (1 + 1e-5) * (ratios[k] + FLOOR))[..., None]
+    threshold = jnp.log((k + 1) * (1 + 1e-5) * (ratios[..., k:] + FLOOR))
     t = jnp.maximum((shifted - threshold) / SHARPNESS, 0.0)
     return t * t / (1 + t * t)
 

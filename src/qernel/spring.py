@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from qernel.errors import require
 
@@ -47,7 +47,7 @@ class Spring:
         rows: Float[Array, "M P"],
         residual: Float[Array, " M"],
         state: SpringState,
-        step: Float[Array, ""] | float,
+        step: Float[Array, ""] | Int[Array, ""] | float,
     ) -> tuple[Float[Array, " P"], SpringState, SpringInfo]:
         """The change of the parameters, [P], the new state, and what happened."""
         previous = self.momentum * state.direction

@@ -12,7 +12,9 @@ from qernel.stats import format_uncertainty
 
 
 def _print(table: Table) -> None:
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    # A file or pipe has no width to fit: nothing may be cut off there.
+    (console if console.is_terminal else Console(highlight=False, width=160)).print(table)
 
 
 def text(mean: float, error: float) -> str:
