@@ -16,6 +16,9 @@ from qernel.errors import InputError, nearest, require
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are `InputError`s."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing usage and exiting."""
         raise InputError(message)
@@ -68,7 +71,11 @@ def build_parser() -> Parser:
     _reference_options(hf)
     hf.add_argument("--starts", nargs="+", default=["liquid", "crystal"], help="liquid, crystal, random")
     hf.add_argument("--cutoff", type=float, help="kinetic cutoff of the plane waves in E0")
-    hf.add_argument("--density", type=Path, help="write the density of the lowest state to this .npy file")
+    hf.add_argument(
+        "--density",
+        type=Path,
+        help="write the lowest state's density [n1, n2] to this .npy file",
+    )
     return parser
 
 
@@ -345,7 +352,7 @@ def _exact(o: argparse.Namespace) -> int:
 def _hf(o: argparse.Namespace) -> int:
     import numpy as np
 
-    from qernel.hartree_fock import lowest, to_json
+    from qernel.hartree_fock import branches, to_json
     from qernel.tables import reference_table
 
     h = _hamiltonian(o)
@@ -354,14 +361,23 @@ def _hf(o: argparse.Namespace) -> int:
         if start not in known:
             raise InputError(f"--starts = {start}: unknown; {nearest(start, known)}")
     options = {} if o.cutoff is None else {"cutoff": o.cutoff}
-    state = lowest(h, starts=tuple(o.starts), **options)
-    data: Any = to_json(state)
+    states = branches(h, starts=tuple(o.starts), **options)
+    lowest = min(states, key=lambda s: s.energy)
+    density = {
+        "min": lowest.density.min(),
+        "max": lowest.density.max(),
+        "mean": lowest.density.mean(),
+        "units": "1/a_M^2",
+    }
+    data: Any = {**to_json(states), "density": density}
     if o.density is not None:
-        np.save(o.density, state.density)
+        np.save(o.density, rho)
     if o.json:
         print(json.dumps(data, indent=2))
     else:
         reference_table(data, h.n_electrons, f"Hartree-Fock, λ = {o.lam}")
+        low, high, mean = (density[k] for k in ("min", "max", "mean"))
+        print(f"density of the lowest state: {low:.4f} to {high:.4f}, mean {mean:.4f} electrons per a_M²")
     return 0
 
 

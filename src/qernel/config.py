@@ -91,7 +91,7 @@ def to_dict(value: Any) -> Any:
     return value
 
 
-def from_dict(data: dict[str, Any], potential: Potential | None = None) -> Config:
+def from_dict(data: Any, potential: Potential | None = None) -> Config:
     """Inverse of `to_dict`; unknown or ill-typed fields raise `InputError` with their path.
 
     A potential that is not built in must be given; its fields are not read from the file.

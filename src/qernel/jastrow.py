@@ -9,27 +9,34 @@ spins (the 2D cusp conditions, where H has −½∇² and +u/r). The a_m start f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qernel.cell import FloatArray, half_space, lattice_points
+from qernel.cell import Cell, FloatArray, half_space, lattice_points
 from qernel.ewald import fourier_weight
 from qernel.hamiltonian import Hamiltonian
 from qernel.layers import Linear
 from qernel.types import Electrons, Key, PerWalker
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class PairTables:
-    """Constants of the pair factor: G_m [shells, 2], periodic distance (G [3, 2], w [3]), cusp slopes/u [pairs]."""
+    """Constants of the pair factor: G_m [shells, 2], periodic distance (G [3, 2], w [3]), cusp slopes/u [pairs].
 
-    wavevectors: FloatArray
-    distance: tuple[FloatArray, FloatArray]
-    cusp: FloatArray
+    They follow from the first four fields, by which tables are compared (so that equal models share compiled code).
+    """
+
+    cell: Cell
+    n_up: int
+    n_down: int
+    shells: int
+    wavevectors: FloatArray = field(compare=False)
+    distance: tuple[FloatArray, FloatArray] = field(compare=False)
+    cusp: FloatArray = field(compare=False)
 
 
 class Jastrow(eqx.Module):
@@ -47,7 +54,7 @@ class Jastrow(eqx.Module):
         spin = np.r_[np.ones(h.n_up), -np.ones(h.n_down)]
         i, j = np.triu_indices(h.n_electrons, 1)
         cusp = np.where(spin[i] == spin[j], 1 / 3, 1.0)
-        self.tables = PairTables(g, h.cell.distance_wavevectors, cusp)
+        self.tables = PairTables(h.cell, h.n_up, h.n_down, shells, g, h.cell.distance_wavevectors, cusp)
         self.log_range = jnp.asarray(np.log(beta), dtype)
         mean_cusp = float(cusp.mean()) if len(cusp) else 1 / 3
         start = random_phase(h, g) - _cusp_components(h, g, beta, mean_cusp)

@@ -59,7 +59,7 @@ def scan_table(results: list[Result]) -> None:
 
 def reference_table(data: dict[str, Any], n_electrons: int, title: str) -> None:
     """One or several reference states, totals in E0 and the energy per electron."""
-    states = data.get("sectors") or data.get("states") or [data]
+    states = data.get("sectors") or data.get("branches") or [data]
     labels = [k for k in ("sector", "dimension", "start", "order_parameter") if k in states[0]]
     table = Table(title=f"{title}, totals in E0", title_justify="left")
     for column in (*labels, "energy", "kinetic", "moire", "interaction", "energy per electron"):

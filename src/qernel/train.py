@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -72,9 +73,13 @@ def run(config: Config, folder: Path, *, walltime: float | None = None, console:
     begin = time.monotonic()
     vmc = Vmc(config)
     _ = vmc.start  # bad input found here must not leave a folder behind
-    prepare_folder(config, folder)
+    known = check_folder(config, folder)
+    if not known:
+        describe_run(config, folder)
     with console or Console(config.steps) as console, interruptible() as stop:
         state, wall_before = _start_or_resume(vmc, folder, console)
+        if known:
+            describe_run(config, folder)
         console.message(describe(vmc, state))
         deadline = None if walltime is None else begin + walltime
         with TrainLog(folder / "train.csv", COLUMNS) as log:
@@ -141,26 +146,28 @@ def _start_or_resume(vmc: Vmc, folder: Path, console: Console) -> tuple[TrainSta
     return restored.state, float(restored.header.user.get("wall", 0.0))
 
 
-def prepare_folder(config: Config, folder: Path) -> None:
-    """Write config.json and provenance.json into a new folder, or see that an old one fits.
+def check_folder(config: Config, folder: Path) -> bool:
+    """Whether the folder holds a run already.
 
-    Raises `InputError` with the differences if the folder holds another configuration (`steps` may differ).
+    Raises `InputError` with the differences if it is one of another configuration (`steps` may differ).
     """
     file = folder / "config.json"
-    new = to_dict(config)
-    if file.exists():
-        old = to_dict(read_config(file, config.family.potential))
-        changed = differences({**old, "steps": 0}, {**new, "steps": 0})
-        if changed:
-            raise InputError(f"{folder}: holds another configuration ({'; '.join(changed)}); choose another folder")
-        if old == new:
-            return
+    if not file.exists():
+        return False
+    old, new = to_dict(read_config(file, config.family.potential)), to_dict(config)
+    changed = differences({**old, "steps": 0}, {**new, "steps": 0})
+    if changed:
+        raise InputError(f"{folder}: holds another configuration ({'; '.join(changed)}); choose another folder")
+    return True
+
+
+def describe_run(config: Config, folder: Path) -> None:
+    """Write config.json and provenance.json. Raises `InputError` if the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(new, indent=2) + "\n"
-        checkpoint.write_atomically(file, lambda p: p.write_text(text))
-        origin = json.dumps(provenance(), indent=2) + "\n"
-        checkpoint.write_atomically(folder / "provenance.json", lambda p: p.write_text(origin))
+        for name, data in (("config.json", to_dict(config)), ("provenance.json", provenance())):
+            text = json.dumps(data, indent=2) + "\n"
+            checkpoint.write_atomically(folder / name, partial(Path.write_text, data=text))
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
 

@@ -11,7 +11,7 @@ PsiFormer (arXiv:2211.13672).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import equinox as eqx
@@ -100,14 +100,17 @@ class Point(NamedTuple):
     orbitals_im: Float[Array, "*couplings orbitals waves"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Start:
-    """The family's one-body start: plane waves and occupations shared by all couplings."""
+    """The family's one-body start: plane waves and occupations shared by all couplings.
+
+    They follow from family and network, by which starts are compared (so that equal models share compiled code).
+    """
 
     family: Family
     network: Network
-    waves: PlaneWaves
-    occupations: Occupations
+    waves: PlaneWaves = field(compare=False)
+    occupations: Occupations = field(compare=False)
 
     def points(self, couplings: FloatArray) -> Point:
         """Tables for each coupling vector of [couplings, names] (solves the one-body problem there)."""
