@@ -362,13 +362,9 @@ def _hf(o: argparse.Namespace) -> int:
             raise InputError(f"--starts = {start}: unknown; {nearest(start, known)}")
     options = {} if o.cutoff is None else {"cutoff": o.cutoff}
     states = branches(h, starts=tuple(o.starts), **options)
-    lowest = min(states, key=lambda s: s.energy)
-    density = {
-        "min": lowest.density.min(),
-        "max": lowest.density.max(),
-        "mean": lowest.density.mean(),
-        "units": "1/a_M^2",
-    }
+    rho = min(states, key=lambda s: s.energy).density
+    low, high, mean = float(rho.min()), float(rho.max()), float(rho.mean())
+    density = {"min": low, "max": high, "mean": mean, "units": "1/a_M^2"}
     data: Any = {**to_json(states), "density": density}
     if o.density is not None:
         np.save(o.density, rho)
@@ -376,7 +372,6 @@ def _hf(o: argparse.Namespace) -> int:
         print(json.dumps(data, indent=2))
     else:
         reference_table(data, h.n_electrons, f"Hartree-Fock, λ = {o.lam}")
-        low, high, mean = (density[k] for k in ("min", "max", "mean"))
         print(f"density of the lowest state: {low:.4f} to {high:.4f}, mean {mean:.4f} electrons per a_M²")
     return 0
 
