@@ -136,6 +136,9 @@ def _main(arguments: list[str]) -> int:
     if rest and options.command != "train":
         flags = [s for p in _subparsers(parser)[options.command]._actions for s in p.option_strings]
         raise InputError(f"{rest[0]}: not an option of {options.command}; {nearest(rest[0], flags)}")
+    if options.command != "hf":
+        # The linear algebra outside JAX is of many small matrices: threads only get in each other's way.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _prepare_jax()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     command = {

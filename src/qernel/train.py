@@ -106,8 +106,8 @@ def _loop(
 ) -> None:
     """Step until done; the newest state is always in `box`, and on disk when this returns."""
     config = vmc.config
-    saved_at, saved_step = time.monotonic(), int(box[0].step)
-    slowest = 0.0
+    first = saved_step = int(box[0].step)
+    saved_at, slowest = time.monotonic(), 0.0
     while int(box[0].step) < config.steps and stop.reason is None:
         state = box[0]
         begin = time.monotonic()
@@ -115,8 +115,8 @@ def _loop(
         _check_finite(new, metrics, state, folder, config)
         box[0] = new
         now = time.monotonic()
-        # The first step compiles and says nothing of the next.
-        slowest = max(slowest, now - begin) if int(state.step) > saved_step or slowest else 1e-9
+        if int(state.step) > first:  # the first step compiles and says nothing of the next
+            slowest = max(slowest, now - begin)
         for row in rows(int(state.step), state, metrics, seconds, now - epoch):
             log.append(row)
         console.progress(int(new.step), energy_text(metrics))
