@@ -73,12 +73,12 @@ def run(config: Config, folder: Path, *, walltime: float | None = None, console:
     begin = time.monotonic()
     vmc = Vmc(config)
     _ = vmc.start  # bad input found here must not leave a folder behind
-    known = check_folder(config, folder)
-    if not known:
+    before = earlier_config(config, folder)
+    if before is None:
         describe_run(config, folder)
     with console or Console(config.steps) as console, interruptible() as stop:
         state, wall_before = _start_or_resume(vmc, folder, console)
-        if known:
+        if before not in (None, config):  # only now that its checkpoint is known to be good
             describe_run(config, folder)
         console.message(describe(vmc, state))
         deadline = None if walltime is None else begin + walltime
@@ -146,19 +146,19 @@ def _start_or_resume(vmc: Vmc, folder: Path, console: Console) -> tuple[TrainSta
     return restored.state, float(restored.header.user.get("wall", 0.0))
 
 
-def check_folder(config: Config, folder: Path) -> bool:
-    """Whether the folder holds a run already.
+def earlier_config(config: Config, folder: Path) -> Config | None:
+    """The configuration of the run the folder holds already, if any.
 
-    Raises `InputError` with the differences if it is one of another configuration (`steps` may differ).
+    Raises `InputError` with the differences if it is another one (`steps` may differ).
     """
     file = folder / "config.json"
     if not file.exists():
-        return False
-    old, new = to_dict(read_config(file, config.family.potential)), to_dict(config)
-    changed = differences({**old, "steps": 0}, {**new, "steps": 0})
+        return None
+    earlier = read_config(file, config.family.potential)
+    changed = differences({**to_dict(earlier), "steps": 0}, {**to_dict(config), "steps": 0})
     if changed:
         raise InputError(f"{folder}: holds another configuration ({'; '.join(changed)}); choose another folder")
-    return True
+    return earlier
 
 
 def describe_run(config: Config, folder: Path) -> None:
