@@ -8,7 +8,7 @@ import pytest
 
 from qernel.cell import Cell
 from qernel.family import Family
-from qernel.laplacian import kinetic_energy, map_walkers, value_gradient_laplacian
+from qernel.laplacian import kinetic_energy, map_chunks, value_gradient_laplacian
 from qernel.presets import EXACT
 from qernel.wavefunction import Wavefunction, make_start
 
@@ -84,8 +84,8 @@ def test_kinetic_energy_and_chunks():
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 3, 4, 7, 100])
-def test_map_walkers_keeps_order(chunk):
+def test_map_chunks_keeps_order(chunk):
     x = jnp.arange(2 * 7 * 3.0).reshape(2, 7, 3)
-    out = map_walkers(lambda r: (r.sum(-1), r[:, 0]), x, chunk)
+    out = map_chunks(lambda r: (r.sum(-1), r[..., 0]), x, chunk)
     np.testing.assert_array_equal(out[0], x.sum(-1))
     np.testing.assert_array_equal(out[1], x[..., 0])

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qernel.laplacian import map_walkers
+from qernel.laplacian import map_chunks
 from qernel.types import ComplexSamples, Samples, Walkers
 from qernel.wavefunction import Point, Wavefunction
 
@@ -52,7 +52,7 @@ def score_rows(model: Wavefunction, walkers: Walkers, points: Point, chunk: int 
         # Two pulls in a row: as one batched pull (jacrev) XLA's CPU code is several times slower.
         return pull((one, zero))[0], pull((zero, one))[0]
 
-    re, im = map_walkers(lambda r: jax.vmap(one)(r, points), walkers, chunk)
+    re, im = map_chunks(lambda r: jax.vmap(jax.vmap(one, (0, None)))(r, points), walkers, chunk)
     size = walkers.shape[0] * walkers.shape[1]
 
     def centred(x: Float[Array, "couplings walkers ..."], y: Float[Array, "couplings walkers ..."]) -> Array:

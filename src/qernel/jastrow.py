@@ -65,11 +65,7 @@ class Jastrow(eqx.Module):
         n = electrons.shape[-2]
         if n == 1:
             return jnp.zeros(electrons.shape[:-2], electrons.dtype)
-        log_range, amplitudes = self.log_range, self.amplitudes
-        if self.response is not None:
-            change = self.response(embedding)
-            log_range, amplitudes = log_range + change[0], amplitudes + change[1:]
-        beta = jnp.exp(log_range)
+        beta, amplitudes = self.at(embedding)
         dtype = electrons.dtype
         i, j = np.triu_indices(n, 1)
         r = electrons[..., i, :] - electrons[..., j, :]
@@ -79,6 +75,54 @@ class Jastrow(eqx.Module):
         phase = electrons @ jnp.asarray(self.tables.wavevectors.T, dtype)
         structure = jnp.square(jnp.cos(phase).sum(-2)) + jnp.square(jnp.sin(phase).sum(-2))
         return short + 0.5 * (structure - n) @ amplitudes
+
+    def at(self, embedding: Float[Array, " n_embed"]) -> tuple[Float[Array, ""], Float[Array, " shells"]]:
+        """Range β and amplitudes a_m at one coupling."""
+        log_range, amplitudes = self.log_range, self.amplitudes
+        if self.response is not None:
+            change = self.response(embedding)
+            log_range, amplitudes = log_range + change[0], amplitudes + change[1:]
+        return jnp.exp(log_range), amplitudes
+
+    def derivatives(
+        self, electrons: Electrons, u: Float[Array, ""], embedding: Float[Array, " n_embed"]
+    ) -> tuple[PerWalker, Electrons, PerWalker]:
+        """J, its gradient [*batch, N, 2] and its Laplacian over all coordinates, in closed form."""
+        n, dtype = electrons.shape[-2], electrons.dtype
+        if n == 1:
+            zero = jnp.zeros(electrons.shape[:-2], dtype)
+            return zero, jnp.zeros_like(electrons), zero
+        beta, amplitudes = self.at(embedding)
+        slope = np.zeros((n, n))
+        slope[np.triu_indices(n, 1)] = self.tables.cusp
+        slope = jnp.asarray(slope + slope.T, dtype)
+        r = electrons[..., :, None, :] - electrons[..., None, :, :]
+        g, w = (jnp.asarray(x, dtype) for x in self.tables.distance)
+        half = r @ g.T / 2
+        sin, cos = jnp.sin(half), jnp.cos(half)
+        # d² = Σ 4w sin², with an arbitrary value where an electron meets itself (its slope is 0).
+        d2 = jnp.square(sin) @ (4 * w) + jnp.eye(n, dtype=dtype)
+        d = jnp.sqrt(d2)
+        grad_d2 = (sin * cos) @ (4 * w[:, None] * g)
+        curvature = jnp.square(cos) - jnp.square(sin)
+        lap_d2 = curvature @ (2 * w * jnp.sum(g * g, -1))
+        grad_d = grad_d2 / (2 * d[..., None])
+        squared = jnp.sum(grad_d * grad_d, -1)
+        lap_d = lap_d2 / (2 * d) - squared / d
+        short = u * slope * jnp.exp(-d / beta)  # f = −s β exp(−d/β): f' = s exp(−d/β), f'' = −f'/β
+        value = -0.5 * beta * jnp.sum(short, (-2, -1))
+        gradient = jnp.sum(short[..., None] * grad_d, -2)
+        laplacian = jnp.sum(short * (lap_d - squared / beta), (-2, -1))
+        # Σ_m ½ a_m (|ρ_m|² − N), ρ_m = Σ_i exp(iG_m·r_i)
+        g = jnp.asarray(self.tables.wavevectors, dtype)
+        phase = electrons @ g.T
+        sin, cos = jnp.sin(phase), jnp.cos(phase)
+        rho_c, rho_s = cos.sum(-2), sin.sum(-2)
+        structure = jnp.square(rho_c) + jnp.square(rho_s) - n
+        value = value + 0.5 * structure @ amplitudes
+        gradient = gradient + (rho_s[..., None, :] * cos - rho_c[..., None, :] * sin) @ (amplitudes[:, None] * g)
+        laplacian = laplacian - structure @ (amplitudes * jnp.sum(g * g, -1))
+        return value, gradient, laplacian
 
 
 def _shortest(h: Hamiltonian, count: int) -> FloatArray:

@@ -2,20 +2,29 @@
 
     T_L = −½ Σ_i [∇_i² log ψ + (∇_i log ψ)²]   (complex),       ⟨T_L⟩ = ⟨½ Σ_i |∇_i log ψ|²⟩ for a C¹ ψ.
 
-The forward Laplacian (arXiv:2307.08214) is done by folx; nothing outside this file knows.
+Forward Laplacian (arXiv:2307.08214), with a rule per layer: `jets.py` for the trunk, `jets_attention.py`,
+`jets_experts.py`, `jets_head.py` for orbitals, determinants and the pair factor. folx is kept as an oracle.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import equinox as eqx
 import folx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
+from qernel.jets import Jet, film, linear, phases, spread
+from qernel.jets_attention import attention
+from qernel.jets_experts import experts
+from qernel.jets_head import LogPsiJet, log_psi_jet
+from qernel.moe import with_experts
 from qernel.types import ComplexPerWalker, LogPsi, PerWalker
-from qernel.wavefunction import Point, Wavefunction
+from qernel.wavefunction import Block, Point, Wavefunction
+
+Method = Literal["forward", "folx"]
 
 
 class Kinetic(NamedTuple):
@@ -29,11 +38,46 @@ class Kinetic(NamedTuple):
 
 
 def value_gradient_laplacian(
-    model: Wavefunction, electrons: Float[Array, "electrons 2"], point: Point
-) -> tuple[Complex[Array, ""], Complex[Array, " coordinates"], Complex[Array, ""]]:
-    """log ψ, ∇ log ψ [2N] and ∇² log ψ of one walker at one coupling."""
-    out = folx.forward_laplacian(lambda r: model(r, point))(electrons)
-    return out.x, out.jacobian.dense_array, out.laplacian
+    model: Wavefunction, electrons: Float[Array, "walkers electrons 2"], points: Point
+) -> LogPsiJet:
+    """log ψ, ∇ log ψ [walkers, 2N] and ∇² log ψ of walkers, each at its own coupling (points [walkers, …])."""
+    embedding = jax.vmap(model.embedding)(points)
+    return log_psi_jet(model, electrons, features(model, electrons, embedding), embedding, points)
+
+
+def features(
+    model: Wavefunction, electrons: Float[Array, "walkers electrons 2"], embedding: Float[Array, "walkers n_embed"]
+) -> Jet:
+    """Jet of the features after the trunk. All blocks but the first share compiled code."""
+    arrays, static = eqx.partition(model.blocks, eqx.is_array)
+
+    def apply(x: Jet, a: Block) -> tuple[Jet, None]:
+        return block(eqx.combine(a, static), x, embedding), None
+
+    first, rest = (jax.tree.map(lambda a, part=part: a[part], arrays) for part in (0, slice(1, None)))
+    x, _ = apply(linear(model.lift, phases(model, electrons)), first)
+    if model.start.network.layers > 1:
+        x, _ = jax.lax.scan(apply, x, rest)
+    return spread(x, electrons.shape[1])
+
+
+def block(b: Block, x: Jet, embedding: Float[Array, "walkers n_embed"]) -> Jet:
+    """x + attention(film(x)), then x + experts(film(x))."""
+    n = x.value.shape[0] // embedding.shape[0]
+    if b.attention is not None and b.film_attention is not None:
+        x = spread(x, n) + attention(b.attention, film(b.film_attention, x, embedding), n)
+    return x + experts(b.experts, film(b.film_experts, x, embedding))
+
+
+def by_folx(model: Wavefunction, electrons: Float[Array, "walkers electrons 2"], points: Point) -> LogPsiJet:
+    """The same by folx, walker by walker: the oracle of tests and the baseline of benchmarks."""
+    model = with_experts(model, sparse=False)  # folx has no rule for a choice that depends on data
+
+    def one(r: Float[Array, "electrons 2"], point: Point) -> LogPsiJet:
+        out = folx.forward_laplacian(lambda r: model(r, point))(r)
+        return LogPsiJet(out.x, out.jacobian.dense_array, out.laplacian)
+
+    return jax.vmap(one)(electrons, points)
 
 
 def kinetic_energy(
@@ -41,24 +85,35 @@ def kinetic_energy(
     walkers: Float[Array, "couplings walkers electrons 2"],
     points: Point,
     chunk: int | None = None,
+    method: Method = "forward",
 ) -> Kinetic:
     """Kinetic energy of walkers [couplings, walkers, N, 2], each at its own coupling.
 
     `chunk` is the number of walkers per coupling treated at once (default all); results do not depend on it.
     """
+    jet = value_gradient_laplacian if method == "forward" else by_folx
 
-    def one_walker(electrons: Float[Array, "electrons 2"], point: Point) -> Kinetic:
-        value, gradient, laplacian = value_gradient_laplacian(model, electrons, point)
-        local = -0.5 * (laplacian + jnp.sum(gradient * gradient))
-        return Kinetic(local, 0.5 * jnp.sum(jnp.real(gradient * jnp.conj(gradient))), value)
+    def some(electrons: Float[Array, "couplings chunk electrons 2"]) -> Kinetic:
+        size = electrons.shape[:2]
+        carried = jax.tree.map(lambda x: jnp.repeat(x, size[1], axis=0), points)
+        value, gradient, laplacian = jet(model, electrons.reshape(-1, *electrons.shape[2:]), carried)
+        local = -0.5 * (laplacian + jnp.sum(gradient * gradient, -1))
+        squared = jnp.sum(jnp.real(gradient * jnp.conj(gradient)), -1)
+        return Kinetic(*(x.reshape(size) for x in (local, 0.5 * squared, value)))
 
-    return map_walkers(lambda electrons: jax.vmap(one_walker)(electrons, points), walkers, chunk)
+    return map_chunks(some, walkers, chunk)
 
 
-def map_walkers(f, walkers: Float[Array, "couplings walkers *rest"], chunk: int | None):  # type: ignore[no-untyped-def]
-    """Apply f: [couplings, *rest] → pytree of [couplings, …] to every walker, `chunk` walkers at a time."""
-    by_walker = jnp.moveaxis(walkers, 1, 0)
-    size = by_walker.shape[0]
-    whole = chunk is None or chunk >= size
-    out = jax.vmap(f)(by_walker) if whole else jax.lax.map(f, by_walker, batch_size=chunk)
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
+def map_chunks(f, walkers: Float[Array, "couplings walkers *rest"], chunk: int | None):  # type: ignore[no-untyped-def]
+    """Apply f: [couplings, chunk, *rest] → pytree of [couplings, chunk, …] to all walkers, `chunk` of them at a time.
+
+    The last chunk is filled up with copies of the first walker, so that one program serves all.
+    """
+    size = walkers.shape[1]
+    if chunk is None or chunk >= size:
+        return f(walkers)
+    count = -(-size // chunk)
+    index = jnp.where(jnp.arange(count * chunk) < size, jnp.arange(count * chunk), 0)
+    parts = jnp.moveaxis(walkers[:, index].reshape(walkers.shape[0], count, chunk, *walkers.shape[2:]), 1, 0)
+    out = jax.lax.map(f, parts)
+    return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1).reshape(y.shape[1], -1, *y.shape[3:])[:, :size], out)

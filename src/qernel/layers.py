@@ -14,6 +14,9 @@ from jaxtyping import Array, Float
 
 from qernel.types import Features, Key
 
+NORM_FLOOR = 1e-5
+"""added to the variance of a norm's input"""
+
 
 class Linear(eqx.Module):
     """y = x W (+ b), W [n_in, n_out] drawn with variance scale²/n_in."""
@@ -47,12 +50,16 @@ class Film(eqx.Module):
 
     def __call__(self, x: Features, embedding: Float[Array, " n_embed"]) -> Features:
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + 1e-5)
-        scale, shift = self.scale, self.shift
-        if self.modulation is not None:
-            d_scale, d_shift = jnp.split(self.modulation(embedding), 2)
-            scale, shift = scale + d_scale, shift + d_shift
+        x = centred * jax.lax.rsqrt(jnp.mean(centred * centred, axis=-1, keepdims=True) + NORM_FLOOR)
+        scale, shift = self.modulated(embedding)
         return x * scale + shift
+
+    def modulated(self, embedding: Float[Array, " n_embed"]) -> tuple[Float[Array, " width"], Float[Array, " width"]]:
+        """Scale γ and shift β at one coupling."""
+        if self.modulation is None:
+            return self.scale, self.shift
+        d_scale, d_shift = jnp.split(self.modulation(embedding), 2)
+        return self.scale + d_scale, self.shift + d_shift
 
 
 class Attention(eqx.Module):
@@ -79,12 +86,21 @@ class Attention(eqx.Module):
 
     def __call__(self, x: Features) -> Features:
         *batch, n, width = x.shape
-        head = width // self.heads
-        q = self.query(x).reshape(*batch, n, self.kv_heads, self.heads // self.kv_heads, head)
+        head = self.head_width
+        q = self.query(x).reshape(*batch, n, self.kv_heads, self.heads // self.kv_heads, head) / math.sqrt(head)
         k = self.key(x).reshape(*batch, n, self.kv_heads, head)
         v = self.value(x).reshape(*batch, n, self.kv_heads, head)
-        score = jnp.einsum("...igqd,...jgd->...gqij", q, k) / math.sqrt(head)
-        weight = jnp.exp(score - jax.lax.stop_gradient(score.max(-1, keepdims=True)))
-        weight = weight / weight.sum(-1, keepdims=True)
+        weight = softmax(jnp.einsum("...igqd,...jgd->...gqij", q, k))
         mixed = jnp.einsum("...gqij,...jgd->...igqd", weight, v)
         return self.out(mixed.reshape(*batch, n, width))
+
+    @property
+    def head_width(self) -> int:
+        """Features of one head."""
+        return self.query.weight.shape[1] // self.heads
+
+
+def softmax(score: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+    """exp(s)/Σ exp(s), the largest s subtracted first."""
+    weight = jnp.exp(score - jax.lax.stop_gradient(score.max(-1, keepdims=True)))
+    return weight / weight.sum(-1, keepdims=True)

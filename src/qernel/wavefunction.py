@@ -162,7 +162,8 @@ class Wavefunction(eqx.Module):
 
     embed: tuple[Linear, Linear] | None
     lift: Linear
-    blocks: list[Block]
+    blocks: Block
+    """all blocks, stacked on a leading axis of layers: they share compiled code"""
     head: Linear
     pair: Jastrow
     factor: Linear
@@ -183,7 +184,7 @@ class Wavefunction(eqx.Module):
             )
         n_features = 6 + 2 * len(family.cell.potential_wavevectors) + (1 if family.n_down else 0)
         self.lift = Linear(k[2], n_features, n.width, dtype=n.dtype)
-        self.blocks = [Block(key, n) for key in jax.random.split(k[3], n.layers)]
+        self.blocks = eqx.filter_vmap(lambda key: Block(key, n))(jax.random.split(k[3], n.layers))
         columns = 4 if n.init == "bloch" else 2
         scale = 0.0 if n.init == "bloch" else 1.0
         self.head = Linear(k[4], n.width, columns * n.determinants * n_electrons, scale=scale, dtype=n.dtype)
@@ -223,21 +224,28 @@ class Wavefunction(eqx.Module):
 
     def features(self, electrons: Electrons, embedding: Float[Array, " n_embed"]) -> Features:
         """h_i: features of every electron after the trunk, [*batch, N, width]."""
-        x = self.lift(self.inputs(electrons))
-        for block in self.blocks:
-            x = block(x, embedding)
-        return x
+        arrays, static = eqx.partition(self.blocks, eqx.is_array)
+
+        def apply(x: Features, block: Block) -> tuple[Features, None]:
+            return eqx.combine(block, static)(x, embedding), None
+
+        return jax.lax.scan(apply, self.lift(self.inputs(electrons)), arrays, unroll=True)[0]
 
     def inputs(self, electrons: Electrons) -> Features:
         """Sines and cosines of supercell and moiré-cell phases, and the spin ±1 if there are both."""
         family = self.start.family
-        g = np.concatenate([family.cell.distance_wavevectors[0], family.cell.potential_wavevectors])
-        phase = electrons @ jnp.asarray(g.T, electrons.dtype)
+        phase = electrons @ jnp.asarray(self.wavevectors.T, electrons.dtype)
         parts = [jnp.sin(phase), jnp.cos(phase)]
         if family.n_down:
             spin = jnp.asarray(np.r_[np.ones(family.n_up), -np.ones(family.n_down)], electrons.dtype)
             parts.append(jnp.broadcast_to(spin[:, None], (*electrons.shape[:-1], 1)))
         return jnp.concatenate(parts, axis=-1)
+
+    @property
+    def wavevectors(self) -> FloatArray:
+        """Wavevectors of the inputs, of the supercell and of the moiré cell, [m, 2]."""
+        cell = self.start.family.cell
+        return np.concatenate([cell.distance_wavevectors[0], cell.potential_wavevectors])
 
     def orbitals(
         self, electrons: Electrons, h: Features, point: Point
@@ -296,7 +304,7 @@ class Wavefunction(eqx.Module):
     def parameter_count(self) -> tuple[int, int]:
         """(total, active for one electron): routed experts count by the share top_k/experts."""
         total = sum(x.size for x in jax.tree.leaves(eqx.filter(self, eqx.is_array)))
-        routed = sum(x.size for b in self.blocks for x in jax.tree.leaves(b.experts.routed))
+        routed = sum(x.size for x in jax.tree.leaves(self.blocks.experts.routed))
         n = self.start.network
         return total, total - round(routed * (1 - n.top_k / n.experts)) if n.experts else total
 
