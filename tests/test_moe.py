@@ -128,9 +128,12 @@ def test_closed_experts_have_no_influence():
     gates = moe.gates(x)
     closed = gates.at[..., 2].set(0.0)
     changed = eqx.tree_at(lambda e: e.down, moe.routed, moe.routed.down.at[2].set(1e6))
-    np.testing.assert_array_equal(changed(x, closed), moe.routed(x, closed))
-    assert np.abs(changed(x, closed.at[..., 2].set(0.5)) - moe.routed(x, closed)).max() > 1.0
-    np.testing.assert_array_equal(moe.routed(x, 0 * gates), 0.0)
+    np.testing.assert_array_equal(changed.dense(x, closed), moe.routed.dense(x, closed))
+    assert np.abs(changed.dense(x, closed.at[..., 2].set(0.5)) - moe.routed.dense(x, closed)).max() > 1.0
+    for k in (2, 5):
+        np.testing.assert_array_equal(changed.sparse(x, closed, k), moe.routed.sparse(x, closed, k))
+        np.testing.assert_array_equal(moe.routed.sparse(x, 0 * gates, k), 0.0)
+    np.testing.assert_array_equal(moe.routed.dense(x, 0 * gates), 0.0)
 
 
 def test_experts_are_separate_perceptrons():
@@ -140,7 +143,8 @@ def test_experts_are_separate_perceptrons():
     loop = sum(
         gates[..., e, None] * (jax.nn.gelu(x @ experts.up[e] + experts.up_bias[e]) @ experts.down[e]) for e in range(3)
     )
-    np.testing.assert_allclose(call(experts, x, gates), loop, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(call(experts.dense, x, gates), loop, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(call(lambda *x: experts.sparse(*x, 3), x, gates), loop, rtol=1e-12, atol=1e-12)
 
 
 def test_without_routed_experts_it_is_the_dense_perceptron():

@@ -18,7 +18,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +25,7 @@ from jaxtyping import Array, Float
 
 from qernel import checkpoint
 from qernel.cell import Cell, FloatArray
+from qernel.compiling import compiled
 from qernel.config import Config, from_dict
 from qernel.errors import InputError, require
 from qernel.hamiltonian import Hamiltonian, Potential, moire_energy
@@ -132,7 +132,7 @@ class Model:
     @cached_property
     def sampler(self) -> Callable[..., Block]:
         """The compiled sampling block of this model."""
-        return eqx.filter_jit(_block)
+        return compiled(_block)
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def sample(model: Model, couplings: FloatArray, settings: Settings) -> list[Resu
     bins = density_bins(family.cell, settings.bins)
     arguments = (config, model.wavefunction, jnp.asarray(couplings), points, settings.moves, bins)
 
-    burn = eqx.filter_jit(_moves)
+    burn = compiled(_moves)
     for _ in range(-(-settings.burn_in // settings.moves)):
         key, sub = jax.random.split(key)
         sampled = burn(config, model.wavefunction, points, sub, walkers, width, settings.moves)

@@ -76,22 +76,22 @@ def _determinants(
     """log det Φ^k and its derivatives, last batch axis k. One determinant at a time, for memory."""
     network = model.start.network
     walkers, n = electrons.shape[:2]
-    y = _by_determinant(model, model.head(h.value).reshape(walkers, n, -1))  # [K, columns, walkers, i, j]
-    weight = _by_determinant(model, model.head.weight)  # [K, columns, d, j]
+    y = _by_determinant(model, model.head(h.value).reshape(walkers, n, -1))  # [K, walkers, i, j]
+    weight = _by_determinant(model, model.head.weight)  # [K, d, j]
     d_own = own_block(h.jacobian, n).reshape(walkers, n, 2, -1)
     d_h = h.jacobian.reshape(walkers, n, 2 * n, -1)
     l_h = h.laplacian.reshape(walkers, n, -1)
 
     def one(inputs: tuple[Array, Array, BlochJet | None]) -> LogPsiJet:
         y, weight, phi = inputs
-        matrix, by_feature = y[0], weight[0]
+        matrix, by_feature = y, weight
         if phi is not None:
-            factor = 1 + y[1]
-            matrix = matrix + phi.value * factor
-            by_feature = by_feature + weight[1] * phi.value[:, :, None]  # ∂Φ_i/∂h_i: [walkers, i, d, j]
+            matrix = phi.value * (1 + y)
+            by_feature = weight * phi.value[:, :, None]  # ∂Φ_i/∂h_i: [walkers, i, d, j]
         value, inverse = _log_det_inverse(matrix)
         if phi is None:
-            v = jnp.broadcast_to(_times(by_feature, inverse)[:, None], (walkers, n, by_feature.shape[0], 2 * n))
+            v = _times(jnp.broadcast_to(by_feature, (walkers, *by_feature.shape)), inverse)
+            v = jnp.broadcast_to(v[:, None], (walkers, n, *v.shape[1:]))
         else:
             v = _times(by_feature.reshape(walkers, -1, n), inverse).reshape(walkers, n, -1, 2 * n)
         b = jnp.einsum("wiad,widm->wiam", d_h, v)  # re and im of B_a side by side
@@ -104,14 +104,14 @@ def _determinants(
         if phi is None:
             return LogPsiJet(value, gradient, laplacian)
         # What the Bloch orbitals add: only row e of ∂_aΦ, a = (e, c).
-        d_phi = jnp.moveaxis(phi.gradient, -1, 2) * factor[:, :, None]  # [walkers, e, c, j]
+        d_phi = jnp.moveaxis(phi.gradient, -1, 2) * (1 + y)[:, :, None]  # [walkers, e, c, j]
         own = _times(d_phi.reshape(walkers, 2 * n, n), inverse)
         own = jax.lax.complex(own[..., :n], own[..., n:]).reshape(walkers, n, 2, n)
         column = jax.lax.complex(_column(re), _column(im))
         own_trace = jnp.einsum("wece->wec", own)
         squared = jnp.sum(2 * jnp.sum(own * column, -1) + own_trace**2, (1, 2))
-        d_factor = jnp.einsum("wicd,dj->wicj", d_own, weight[1])
-        l_matrix = phi.laplacian * factor + 2 * jnp.sum(jnp.moveaxis(phi.gradient, -1, 2) * d_factor, 2)
+        d_factor = jnp.einsum("wicd,dj->wicj", d_own, weight)
+        l_matrix = phi.laplacian * (1 + y) + 2 * jnp.sum(jnp.moveaxis(phi.gradient, -1, 2) * d_factor, 2)
         linear_part = jnp.sum(l_matrix * jnp.swapaxes(inverse, 1, 2), (1, 2))
         return LogPsiJet(value, gradient + own_trace.reshape(gradient.shape), laplacian + linear_part - squared)
 
@@ -151,13 +151,13 @@ def bloch_jet(model: Wavefunction, electrons: Electrons, point: Point) -> BlochJ
     return BlochJet(at(re, im), jnp.stack(gradient, -1), at(-q2 * re, -q2 * im))
 
 
-def _by_determinant(model: Wavefunction, y: Float[Array, "*rows outputs"]) -> Complex[Array, "K columns *rows n"]:
-    """Head outputs, ordered (column, re or im, determinant, orbital), as complex; columns are b and a."""
-    y = y.reshape(*y.shape[:-1], -1, 2, model.start.network.determinants, model.start.family.n_electrons)
-    return jnp.moveaxis(jax.lax.complex(y[..., 0, :, :], y[..., 1, :, :]), (-2, -3), (0, 1))
+def _by_determinant(model: Wavefunction, y: Float[Array, "*rows outputs"]) -> Complex[Array, "K *rows n"]:
+    """Head outputs, ordered (re or im, determinant, orbital), as complex."""
+    y = y.reshape(*y.shape[:-1], 2, model.start.network.determinants, model.start.family.n_electrons)
+    return jnp.moveaxis(jax.lax.complex(y[..., 0, :, :], y[..., 1, :, :]), -2, 0)
 
 
-def _log_det_inverse(matrix: Matrices) -> tuple[Complex[Array, "*batch determinants"], Matrices]:
+def _log_det_inverse(matrix: Matrices) -> tuple[Complex[Array, "*batch"], Matrices]:
     """log det (complex) and inverse from one LU decomposition."""
     lu, pivots, permutation = jax.lax.linalg.lu(matrix)
     diagonal = jnp.diagonal(lu, axis1=-2, axis2=-1)

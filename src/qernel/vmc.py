@@ -16,6 +16,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
+from qernel.compiling import compiled
 from qernel.config import Adam, Config
 from qernel.gradient import clip_per_coupling, energy_gradient, residuals, score_rows
 from qernel.hamiltonian import EnergyTerms, interaction_energy, moire_energy
@@ -138,18 +139,18 @@ class Vmc:
         new = TrainState(state.step + 1, key, model, optimizer, state.couplings, sampled.walkers, width)
         return new, metrics, seconds
 
-    @eqx.filter_jit
+    @compiled
     def _sample(self, model: Wavefunction, key: Key, walkers: Walkers, width: PerCoupling, points: Point) -> Sampled:
         def log_density(r: Walkers) -> Float[Array, "couplings walkers"]:
             return 2 * log_psi(model, r, points).real
 
         return metropolis(key, walkers, log_density, width, self.config.sampling.sweeps, self.config.family.cell)
 
-    @eqx.filter_jit
+    @compiled
     def _measure(self, model: Wavefunction, walkers: Walkers, couplings: Array, points: Point) -> Measured:
         return measure(self.config, model, walkers, couplings, points)
 
-    @eqx.filter_jit
+    @compiled
     def _gradient(self, model: Wavefunction, walkers: Walkers, points: Point, energy: Array) -> Any:
         clipped = clip_per_coupling(energy, self.config.clip)
         if isinstance(self.config.optimizer, Adam):
@@ -157,7 +158,7 @@ class Vmc:
         rows = score_rows(model, walkers, points, self.config.sampling.chunk)
         return rows, residuals(clipped).reshape(-1)
 
-    @eqx.filter_jit
+    @compiled
     def _update(self, model: Wavefunction, gradient: Any, optimizer: Any, step: Array) -> Any:
         params = eqx.filter(model, eqx.is_inexact_array)
         if isinstance(self.config.optimizer, Spring):

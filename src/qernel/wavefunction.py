@@ -1,11 +1,12 @@
 """The wavefunction: one set of weights for every Hamiltonian of a family.
 
     ψ(R; c) = exp(J + iθ·Σr_i + Σ_i f(h_i)) Σ_k w_k(c) det_ij Φ^k_j(r_i)
-    Φ^k_j(r_i) = φ_kj(r_i; c) [1 + a_kj(h_i)] + b_kj(h_i)
+    Φ^k_j(r_i) = φ_kj(r_i; c) [1 + a_kj(h_i)]
 
 h_i are the features of electron i after the trunk (FiLM · norm → attention → + → FiLM · norm → experts → +), φ the
-Bloch orbitals of the non-interacting problem at c (`orbitals.py`), a and b complex linear heads, J the pair factor
-(`jastrow.py`). With `heads = 0` there is no attention (SlaterNet), with `experts = 0` and `film_width = 0` it is a
+Bloch orbitals of the non-interacting problem at c (`orbitals.py`), a a complex linear head, J the pair factor
+(`jastrow.py`). A factor that knows all electrons can move any node of the determinant; a second, additive head was
+measured to slow training down and to lower no energy. Random orbitals are Φ = a. With `heads = 0` there is no attention (SlaterNet), with `experts = 0` and `film_width = 0` it is a
 PsiFormer (arXiv:2211.13672).
 """
 
@@ -185,9 +186,8 @@ class Wavefunction(eqx.Module):
         n_features = 6 + 2 * len(family.cell.potential_wavevectors) + (1 if family.n_down else 0)
         self.lift = Linear(k[2], n_features, n.width, dtype=n.dtype)
         self.blocks = eqx.filter_vmap(lambda key: Block(key, n))(jax.random.split(k[3], n.layers))
-        columns = 4 if n.init == "bloch" else 2
         scale = 0.0 if n.init == "bloch" else 1.0
-        self.head = Linear(k[4], n.width, columns * n.determinants * n_electrons, scale=scale, dtype=n.dtype)
+        self.head = Linear(k[4], n.width, 2 * n.determinants * n_electrons, scale=scale, dtype=n.dtype)
         self.pair = Jastrow(k[5], h, n.jastrow_shells, n.film_width, dtype=n.dtype)
         self.factor = Linear(k[6], n.width, 1, scale=0.0, bias=False, dtype=n.dtype)
         # The lowest occupation leads; the others are there to grow where they help.
@@ -256,13 +256,12 @@ class Wavefunction(eqx.Module):
         n = self.start.network
         n_electrons = electrons.shape[-2]
         y = self.head(h).reshape(*h.shape[:-1], -1, n.determinants, n_electrons)
-        y = jnp.moveaxis(y, -4, -2)  # [*batch, columns, K, i, j]
+        y = jnp.moveaxis(y, -4, -2)  # [*batch, re or im, K, i, j]
         re, im = y[..., 0, :, :, :], y[..., 1, :, :, :]
         if n.init == "random":
             return re, im
-        a_re, a_im = 1 + y[..., 2, :, :, :], y[..., 3, :, :, :]
         phi_re, phi_im = self.bloch_orbitals(electrons, point)
-        return re + phi_re * a_re - phi_im * a_im, im + phi_re * a_im + phi_im * a_re
+        return phi_re * (1 + re) - phi_im * im, phi_re * im + phi_im * (1 + re)
 
     def bloch_orbitals(
         self, electrons: Electrons, point: Point

@@ -1,0 +1,20 @@
+"""How functions are compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+
+OPTIONS = {
+    # With this scheduler XLA's CPU runtime (jaxlib 0.10) loses a wake-up on two threads and waits for ever: the
+    # per-walker scores of a two-layer network do it within seconds. One operation after the other costs no time here,
+    # the parallel part being inside the matrix products.
+    "xla_cpu_enable_concurrency_optimized_scheduler": False,
+}
+
+
+def compiled(f: Callable[..., Any]) -> Any:
+    """`equinox.filter_jit` with the options that every program of this package needs."""
+    return eqx.filter_jit(f, compiler_options=OPTIONS)
