@@ -1,8 +1,8 @@
-"""Jet of self-attention. With P̂_ij = exp(S_ij − log Σ_l exp S_il), the subtracted number held fixed,
+"""Jet of self-attention, O_i = Σ_j P_ij v_j. With P_ij = exp(S_ij − L_i), L_i = log Σ_j exp S_ij,
 
-    O = Σ_j P̂_ij v_j / Σ_j P̂_ij,   ∂_a P̂ = P̂ ∂_a S,   ΔP̂ = P̂ (ΔS + ∂_a S ∂_a S),
+    ∂_a P = P (∂_a S − ∂_a L),   ΔP = P (ΔS − ΔL + Σ_a (∂_a S − ∂_a L)²),   ∂_a L = Σ_j P ∂_a S,
 
-so numerator and denominator share their products: the denominator is the numerator of a value that is 1.
+and ΔL follows from Σ_j ΔP_ij = 0.
 
 Axes: b walkers × key/value heads, s query heads of the group × electrons, i.e. (q, i), j electrons, a coordinates,
 d features of a head. Every product is a matrix product over (b); nothing of size s × a × j is transposed.
@@ -59,14 +59,15 @@ def _general(q: Jet, k: Jet, v: Jet, weight: Float[Array, "b s j"]) -> Jet:
     d_score = flat(jnp.einsum("bsad,bjd->bsaj", q.jacobian, k.value))
     d_score = d_score + flat(jnp.einsum("bsd,bajd->bsaj", q.value, d_k))
     l_score = _l_score(q, k) + 2 * jnp.einsum("bsad,bjad->bsj", q.jacobian, k.jacobian)
-    d_weight = weight.reshape(b * rows, 1, n) * d_score
-    l_weight = weight * l_score + jnp.sum(d_weight * d_score, 1).reshape(weight.shape)
+    flat_weight = weight.reshape(b * rows, 1, n)
+    centred = d_score - d_score @ jnp.swapaxes(flat_weight, 1, 2)
+    d_weight = flat_weight * centred
+    l_weight = weight * l_score + jnp.sum(d_weight * centred, 1).reshape(weight.shape)
+    l_weight = l_weight - weight * l_weight.sum(-1, keepdims=True)
     d_weight = d_weight.reshape(b, rows, coordinates, n)
-    ones = jnp.ones_like(v.value[..., :1])
-    top = jnp.einsum("bsaj,bjd->bsad", d_weight, jnp.concatenate([v.value, ones], -1))
-    d_top = top[..., :-1] + jnp.einsum("bsj,bjad->bsad", weight, v.jacobian)
-    l_top = _l_top(v, weight, l_weight) + 2 * jnp.einsum("bsaj,bajd->bsd", d_weight, d_v)
-    return _quotient(weight, v, d_top, top[..., -1], l_top, l_weight)
+    d_out = jnp.einsum("bsaj,bjd->bsad", d_weight, v.value) + jnp.einsum("bsj,bjad->bsad", weight, v.jacobian)
+    l_out = _l_out(v, weight, l_weight) + 2 * jnp.einsum("bsaj,bajd->bsd", d_weight, d_v)
+    return Jet(jnp.einsum("bsj,bjd->bsd", weight, v.value), d_out, l_out)
 
 
 def _first(q: Jet, k: Jet, v: Jet, weight: Float[Array, "b s j"]) -> Jet:
@@ -74,20 +75,26 @@ def _first(q: Jet, k: Jet, v: Jet, weight: Float[Array, "b s j"]) -> Jet:
     b, rows, n = weight.shape
     from_i = jnp.einsum("bscd,bjd->bsjc", q.jacobian, k.value)
     from_j = jnp.einsum("bsd,bjcd->bsjc", q.value, k.jacobian)
-    same = jnp.asarray(np.tile(np.eye(n), (rows // n, 1)), weight.dtype)
+    same = jnp.asarray(np.tile(np.eye(n), (rows // n, 1)), weight.dtype)[..., None]
+    spread = weight[..., None]
+    # t = ∂ log Σ_j exp S_ij along every r_l; all of it along r_i besides.
+    t = spread * from_j + same * jnp.sum(spread * from_i, 2, keepdims=True)
+    t_own = jnp.sum(same * t, 2, keepdims=True)
     l_own = jnp.einsum("bgicd,bicd->bgi", q.jacobian.reshape(b, -1, *k.jacobian.shape[1:]), k.jacobian)
-    l_score = _l_score(q, k) + 2 * same * l_own.reshape(b, rows, 1)
-    squared = jnp.sum(from_i**2 + from_j**2 + 2 * same[..., None] * from_i * from_j, -1)
-    l_weight = weight * (l_score + squared)
-    w_i, w_j = weight[..., None] * from_i, weight[..., None] * from_j
-    # Along r_j through weight and value of j; along r_i through all weights of i.
-    own = jnp.einsum("bsjc,bjd->bscd", w_i, v.value)[:, :, None]
-    d_top = w_j[..., None] * v.value[:, None, :, None] + weight[..., None, None] * v.jacobian[:, None]
-    d_top = d_top + same[..., None, None] * own
-    d_bottom = w_j + same[..., None] * w_i.sum(2)[:, :, None]
-    l_top = _l_top(v, weight, l_weight) + 2 * jnp.einsum("bsjc,bjcd->bsd", w_j + same[..., None] * w_i, v.jacobian)
-    d_top, d_bottom = d_top.reshape(b, rows, 2 * n, -1), d_bottom.reshape(b, rows, 2 * n)
-    return _quotient(weight, v, d_top, d_bottom, l_top, l_weight)
+    l_score = _l_score(q, k) + 2 * same[..., 0] * l_own.reshape(b, rows, 1)
+    # |∂S_ij − t|² without |t|², which is the same for all j and leaves P alone.
+    squared = from_i**2 + from_j**2 + 2 * same * from_i * from_j - 2 * (from_j * t + from_i * t_own)
+    l_weight = weight * (l_score + squared.sum(-1))
+    l_weight = l_weight - weight * l_weight.sum(-1, keepdims=True)
+    value = jnp.einsum("bsj,bjd->bsd", weight, v.value)
+    # ∂_l O_i = P_il [∂_l S_il (v_l − O_i) + ∂_l v_l] + (l = i) Σ_j P_ij ∂_i S_ij (v_j − O_i)
+    away = v.value[:, None] - value[:, :, None]
+    own = jnp.einsum("bsjc,bsjd->bscd", spread * from_i, away)[:, :, None]
+    d_out = (spread * from_j)[..., None] * away[:, :, :, None] + spread[..., None] * v.jacobian[:, None]
+    d_out = (d_out + same[..., None] * own).reshape(b, rows, 2 * n, -1)
+    d_weight = spread * (from_j + same * from_i - t)
+    l_out = _l_out(v, weight, l_weight) + 2 * jnp.einsum("bsjc,bjcd->bsd", d_weight, v.jacobian)
+    return Jet(value, d_out, l_out)
 
 
 def _l_score(q: Jet, k: Jet) -> Float[Array, "b s j"]:
@@ -95,17 +102,6 @@ def _l_score(q: Jet, k: Jet) -> Float[Array, "b s j"]:
     return jnp.einsum("bsd,bjd->bsj", q.laplacian, k.value) + jnp.einsum("bsd,bjd->bsj", q.value, k.laplacian)
 
 
-def _l_top(v: Jet, weight: Float[Array, "b s j"], l_weight: Float[Array, "b s j"]) -> Float[Array, "b s d"]:
+def _l_out(v: Jet, weight: Float[Array, "b s j"], l_weight: Float[Array, "b s j"]) -> Float[Array, "b s d"]:
     """Σ_j ΔP̂ v + P̂ Δv."""
     return jnp.einsum("bsj,bjd->bsd", l_weight, v.value) + jnp.einsum("bsj,bjd->bsd", weight, v.laplacian)
-
-
-def _quotient(weight: Array, v: Jet, d_top: Array, d_bottom: Array, l_top: Array, l_weight: Array) -> Jet:
-    """O = top/bottom at bottom = 1: ∂O = ∂top − O ∂bottom, ΔO = Δtop − O Δbottom − 2 ∂_a bottom ∂_a O."""
-    b, rows, coordinates, width = d_top.shape
-    out = jnp.einsum("bsj,bjd->bsd", weight, v.value)
-    d_top, d_bottom = d_top.reshape(-1, coordinates, width), d_bottom.reshape(-1, coordinates, 1)
-    d_out = d_top - out.reshape(-1, 1, width) * d_bottom
-    cross = jnp.sum(d_bottom * d_out, 1).reshape(out.shape)
-    l_out = l_top - out * l_weight.sum(-1, keepdims=True) - 2 * cross
-    return Jet(out, d_out.reshape(b, rows, coordinates, width), l_out)

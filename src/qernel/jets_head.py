@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from qernel.jets import Jet, own_block
@@ -84,35 +85,32 @@ def _determinants(
 
     def one(inputs: tuple[Array, Array, BlochJet | None]) -> LogPsiJet:
         y, weight, phi = inputs
-        matrix, by_feature = y, weight
-        if phi is not None:
-            matrix = phi.value * (1 + y)
-            by_feature = weight * phi.value[:, :, None]  # ∂Φ_i/∂h_i: [walkers, i, d, j]
+        matrix = y if phi is None else phi.value * (1 + y)
         value, inverse = _log_det_inverse(matrix)
-        if phi is None:
-            v = _times(jnp.broadcast_to(by_feature, (walkers, *by_feature.shape)), inverse)
-            v = jnp.broadcast_to(v[:, None], (walkers, n, *v.shape[1:]))
-        else:
-            v = _times(by_feature.reshape(walkers, -1, n), inverse).reshape(walkers, n, -1, 2 * n)
-        b = jnp.einsum("wiad,widm->wiam", d_h, v)  # re and im of B_a side by side
+        transposed = jnp.swapaxes(inverse, 1, 2)  # [walkers, m, j]
+        # V_i, [walkers, i, d, (re, im) m]; one product a walker.
+        v = (_by_feature(weight, phi, walkers) @ _stacked(inverse)).reshape(walkers, -1, len(weight), 2 * n)
+        b = d_h @ v  # re and im of B_a side by side, [walkers, i, a, m]
         re, im = b[..., :n], b[..., n:]
         re_t, im_t = jnp.swapaxes(re, 1, 3), jnp.swapaxes(im, 1, 3)
         squared = jax.lax.complex(jnp.sum(re * re_t - im * im_t, (1, 2, 3)), 2 * jnp.sum(re * im_t, (1, 2, 3)))
-        gradient = jax.lax.complex(jnp.einsum("wiai->wa", re), jnp.einsum("wiai->wa", im))
-        v_own = jax.lax.complex(jnp.einsum("widi->wid", v[..., :n]), jnp.einsum("widi->wid", v[..., n:]))
-        laplacian = jnp.sum(l_h * v_own, (1, 2)) - squared
+        # Column m = i of V_i holds all that traces of ∂Φ Φ⁻¹ need.
+        v_own = (transposed if phi is None else phi.value * transposed) @ weight.T  # [walkers, i, d]
+        v_own = jnp.stack([v_own.real, v_own.imag], -1)
+        gradient = _complex(jnp.sum(d_h @ v_own, 1))
+        laplacian = _complex(jnp.einsum("wid,widc->wc", l_h, v_own)) - squared
         if phi is None:
             return LogPsiJet(value, gradient, laplacian)
         # What the Bloch orbitals add: only row e of ∂_aΦ, a = (e, c).
-        d_phi = jnp.moveaxis(phi.gradient, -1, 2) * (1 + y)[:, :, None]  # [walkers, e, c, j]
-        own = _times(d_phi.reshape(walkers, 2 * n, n), inverse)
-        own = jax.lax.complex(own[..., :n], own[..., n:]).reshape(walkers, n, 2, n)
+        d_phi = jnp.moveaxis(phi.gradient, -1, 2)  # [walkers, e, c, j]
+        own = ((d_phi * (1 + y)[:, :, None]).reshape(walkers, 2 * n, n) @ inverse).reshape(walkers, n, 2, n)
         column = jax.lax.complex(_column(re), _column(im))
-        own_trace = jnp.einsum("wece->wec", own)
+        own_trace = own[:, np.arange(n), :, np.arange(n)].swapaxes(0, 1)
         squared = jnp.sum(2 * jnp.sum(own * column, -1) + own_trace**2, (1, 2))
-        d_factor = jnp.einsum("wicd,dj->wicj", d_own, weight)
-        l_matrix = phi.laplacian * (1 + y) + 2 * jnp.sum(jnp.moveaxis(phi.gradient, -1, 2) * d_factor, 2)
-        linear_part = jnp.sum(l_matrix * jnp.swapaxes(inverse, 1, 2), (1, 2))
+        d_factor = (d_own @ jnp.concatenate([weight.real, weight.imag], 1)).reshape(walkers, n, 2, 2, n)
+        d_factor = jax.lax.complex(d_factor[..., 0, :], d_factor[..., 1, :])
+        l_matrix = phi.laplacian * (1 + y) + 2 * jnp.sum(d_phi * d_factor, 2)
+        linear_part = jnp.sum(l_matrix * transposed, (1, 2))
         return LogPsiJet(value, gradient + own_trace.reshape(gradient.shape), laplacian + linear_part - squared)
 
     phi = None
@@ -123,17 +121,33 @@ def _determinants(
     return LogPsiJet(*(jnp.moveaxis(x, 0, 1) for x in out))
 
 
-def _times(x: Complex[Array, "*batch rows n"], y: Matrices) -> Float[Array, "*batch rows two_m"]:
-    """x y with real and imaginary part side by side, as one real matrix product."""
-    top = jnp.concatenate([y.real, y.imag], -1)
-    bottom = jnp.concatenate([-y.imag, y.real], -1)
-    return jnp.concatenate([x.real, x.imag], -1) @ jnp.concatenate([top, bottom], -2)
+def _by_feature(weight: Complex[Array, "d j"], phi: BlochJet | None, walkers: int) -> Float[Array, "walkers i_d two_j"]:
+    """∂Φ_ij/∂h_i = W_dj φ_ij, real and imaginary part side by side; without φ the same for all i, and given once."""
+    own = jnp.concatenate([weight.real, weight.imag], -1)
+    if phi is None:
+        return jnp.broadcast_to(own, (walkers, *own.shape))
+    turned = jnp.concatenate([-weight.imag, weight.real], -1)
+    re, im = (jnp.concatenate([x, x], -1)[:, :, None] for x in (phi.value.real, phi.value.imag))
+    return (own * re + turned * im).reshape(walkers, -1, own.shape[1])
+
+
+def _stacked(x: Matrices) -> Float[Array, "*batch two_j two_m"]:
+    """Real matrix that takes (re, im) of rows w to (re, im) of w x."""
+    return jnp.concatenate(
+        [jnp.concatenate([x.real, x.imag], -1), jnp.concatenate([-x.imag, x.real], -1)],
+        -2,
+    )
+
+
+def _complex(x: Float[Array, "*batch 2"]) -> Complex[Array, "*batch"]:
+    return jax.lax.complex(x[..., 0], x[..., 1])
 
 
 def _column(b: Float[Array, "walkers m coordinates e"]) -> Float[Array, "walkers e 2 m"]:
     """b[m, (e, c), e] as [e, c, m]."""
     walkers, n = b.shape[:2]
-    return jnp.einsum("wmece->wecm", b.reshape(walkers, n, n, 2, n))
+    own = np.arange(n)
+    return jnp.moveaxis(b.reshape(walkers, n, n, 2, n)[:, :, own, :, own], (0, 1, 2, 3), (1, 0, 3, 2))
 
 
 def bloch_jet(model: Wavefunction, electrons: Electrons, point: Point) -> BlochJet:
