@@ -10,8 +10,8 @@ import pytest
 from qernel.cell import Cell
 from qernel.errors import InputError
 from qernel.family import Family
-from qernel.presets import EXACT
 from qernel.moe import with_experts
+from qernel.presets import EXACT
 from qernel.wavefunction import Network, Wavefunction, log_psi, make_start
 
 TINY = replace(EXACT, determinants=2, experts=3, top_k=1, jastrow_shells=4, plane_wave_cutoff=60.0)

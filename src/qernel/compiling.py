@@ -17,4 +17,5 @@ OPTIONS = {
 
 def compiled(f: Callable[..., Any]) -> Any:
     """`equinox.filter_jit` with the options that every program of this package needs."""
-    return eqx.filter_jit(f, compiler_options=OPTIONS)
+    jit: Any = eqx.filter_jit
+    return jit(f, compiler_options=OPTIONS)

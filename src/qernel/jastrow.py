@@ -95,7 +95,7 @@ class Jastrow(eqx.Module):
         beta, amplitudes = self.at(embedding)
         slope = np.zeros((n, n))
         slope[np.triu_indices(n, 1)] = self.tables.cusp
-        slope = jnp.asarray(slope + slope.T, dtype)
+        slopes = jnp.asarray(slope + slope.T, dtype)
         r = electrons[..., :, None, :] - electrons[..., None, :, :]
         g, w = (jnp.asarray(x, dtype) for x in self.tables.distance)
         half = r @ g.T / 2
@@ -109,7 +109,7 @@ class Jastrow(eqx.Module):
         grad_d = grad_d2 / (2 * d[..., None])
         squared = jnp.sum(grad_d * grad_d, -1)
         lap_d = lap_d2 / (2 * d) - squared / d
-        short = u * slope * jnp.exp(-d / beta)  # f = −s β exp(−d/β): f' = s exp(−d/β), f'' = −f'/β
+        short = u * slopes * jnp.exp(-d / beta)  # f = −s β exp(−d/β): f' = s exp(−d/β), f'' = −f'/β
         value = -0.5 * beta * jnp.sum(short, (-2, -1))
         gradient = jnp.sum(short[..., None] * grad_d, -2)
         laplacian = jnp.sum(short * (lap_d - squared / beta), (-2, -1))

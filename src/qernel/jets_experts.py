@@ -78,7 +78,7 @@ def dense(layer: Experts, x: Jet, gate: Jet) -> Jet:
 
 
 def sparse(layer: Experts, x: Jet, gate: Jet, k: int) -> Jet:
-    """The same from the k experts of largest gate: all rows of a token's jet travel together, in one gather each way."""
+    """The same from the k experts of largest gate: all rows of a token's jet travel together, in one gather."""
     n_experts = layer.up.shape[0]
     _, chosen = jax.lax.top_k(gate.value, k)
     layout = dispatch(chosen.reshape(-1), n_experts)

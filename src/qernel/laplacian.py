@@ -14,7 +14,7 @@ import equinox as eqx
 import folx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Float
 
 from qernel.jets import Jet, film, linear, phases, spread
 from qernel.jets_attention import attention
