@@ -67,6 +67,10 @@ def build_parser() -> Parser:
     exact.add_argument("--bands", type=int, required=True, help="bands per k")
     exact.add_argument("--sector", type=int, help="index of the total momentum (default: all)")
 
+    bench = commands.add_parser("bench", help="speed on this machine, as ratios against baselines timed in turn")
+    bench.add_argument("--quick", action="store_true", help="N = 6 and 18 and the local energy only, under a minute")
+    bench.add_argument("--json", action="store_true", help="JSON on stdout")
+
     hf = commands.add_parser("hf", help="unrestricted plane-wave Hartree-Fock, totals in E0")
     _reference_options(hf)
     hf.add_argument("--starts", nargs="+", default=["liquid", "crystal"], help="liquid, crystal, random")
@@ -121,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     parser = build_parser()
-    known = ["train", "config", "evaluate", "scan", "report", "exact", "hf"]
+    known = ["train", "config", "evaluate", "scan", "report", "exact", "hf", "bench"]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         raise InputError(f"command = {arguments[0]}: unknown; {nearest(arguments[0], known)}")
     options, rest = parser.parse_known_args(arguments)
@@ -149,6 +153,7 @@ def _main(arguments: list[str]) -> int:
         "report": _report,
         "exact": _exact,
         "hf": _hf,
+        "bench": _bench,
     }[options.command]
     return command(options)
 
@@ -376,6 +381,27 @@ def _hf(o: argparse.Namespace) -> int:
     else:
         reference_table(data, h.n_electrons, f"Hartree-Fock, λ = {o.lam}")
         print(f"density of the lowest state: {low:.4f} to {high:.4f}, mean {mean:.4f} electrons per a_M²")
+    return 0
+
+
+def _bench(o: argparse.Namespace) -> int:
+    from qernel.bench import run
+    from qernel.bench_machine import Machine
+    from qernel.bench_report import LABELS, as_json, heading, lines
+
+    results, part = [], None
+    for result in run([6, 18] if o.quick else [6, 18, 54, 150], o.quick):
+        results.append(result)
+        out = sys.stderr if o.json else sys.stdout
+        if isinstance(result, Machine):
+            print(heading(result), file=out)
+            continue
+        if result.part != part:
+            part = result.part
+            print(f"\n{LABELS[part]}", file=out)
+        print(*lines(result), sep="\n", file=out, flush=True)
+    if o.json:
+        print(json.dumps(as_json(results), indent=1))
     return 0
 
 

@@ -62,7 +62,7 @@ def _general(q: Jet, k: Jet, v: Jet, weight: Float[Array, "b s j"]) -> Jet:
     flat_weight = weight.reshape(b * rows, 1, n)
     centred = d_score - d_score @ jnp.swapaxes(flat_weight, 1, 2)
     d_weight = flat_weight * centred
-    l_weight = weight * l_score + jnp.sum(d_weight * centred, 1).reshape(weight.shape)
+    l_weight = weight * l_score + weight * jnp.sum(centred**2, 1).reshape(weight.shape)
     l_weight = l_weight - weight * l_weight.sum(-1, keepdims=True)
     d_weight = d_weight.reshape(b, rows, coordinates, n)
     d_out = jnp.einsum("bsaj,bjd->bsad", d_weight, v.value) + jnp.einsum("bsj,bjad->bsad", weight, v.jacobian)

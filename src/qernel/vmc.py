@@ -20,7 +20,7 @@ from qernel.compiling import compiled
 from qernel.config import Adam, Config
 from qernel.gradient import clip_per_coupling, energy_gradient, residuals, score_rows
 from qernel.hamiltonian import EnergyTerms, interaction_energy, moire_energy
-from qernel.laplacian import Kinetic, kinetic_energy
+from qernel.laplacian import Kinetic, Method, kinetic_energy
 from qernel.sampling import Sampled, adapt_width, metropolis, random_walkers
 from qernel.spring import Spring
 from qernel.types import Key, PerCoupling, Walkers
@@ -76,6 +76,8 @@ class Vmc:
     """The optimisation of one family: `init` makes a state, `step` advances it. Holds no arrays of its own."""
 
     config: Config
+    method: Method = "forward"
+    """how the Laplacian is computed (folx for comparisons)"""
 
     @cached_property
     def start(self) -> Start:
@@ -148,7 +150,7 @@ class Vmc:
 
     @compiled
     def _measure(self, model: Wavefunction, walkers: Walkers, couplings: Array, points: Point) -> Measured:
-        return measure(self.config, model, walkers, couplings, points)
+        return measure(self.config, model, walkers, couplings, points, self.method)
 
     @compiled
     def _gradient(self, model: Wavefunction, walkers: Walkers, points: Point, energy: Array) -> Any:
@@ -182,9 +184,16 @@ def adam(settings: Adam) -> optax.GradientTransformation:
     return optax.adam(lambda t: settings.rate / (1 + t / settings.decay))
 
 
-def measure(config: Config, model: Wavefunction, walkers: Walkers, couplings: Array, points: Point) -> Measured:
+def measure(
+    config: Config,
+    model: Wavefunction,
+    walkers: Walkers,
+    couplings: Array,
+    points: Point,
+    method: Method = "forward",
+) -> Measured:
     """Local energy of every walker by term, and its kinetic energy two ways."""
-    kinetic = kinetic_energy(model, walkers, points, config.sampling.chunk)
+    kinetic = kinetic_energy(model, walkers, points, config.sampling.chunk, method)
     hamiltonians = config.family.hamiltonians(couplings.astype(walkers.dtype))
     moire = jax.vmap(moire_energy)(walkers, hamiltonians)
     interaction = jax.vmap(interaction_energy)(walkers, hamiltonians)
