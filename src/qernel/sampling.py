@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from qernel.cell import Cell
 from qernel.types import Key, PerCoupling, Samples, Walkers
@@ -35,12 +35,18 @@ def random_walkers(key: Key, couplings: int, walkers: int, n_electrons: int, cel
 
 
 def metropolis(
-    key: Key, walkers: Walkers, log_density: LogDensity, width: PerCoupling, steps: int, cell: Cell
+    key: Key,
+    walkers: Walkers,
+    log_density: LogDensity,
+    width: PerCoupling,
+    steps: int | Int[Array, ""],
+    cell: Cell,
 ) -> Sampled:
     """`steps` all-electron Gaussian moves of the given width, then one whole-configuration moiré translation.
 
     Both proposals are symmetric, so |ψ|² is invariant. Translations bring every symmetry copy of a crystal within
     reach. log|ψ|² is always recomputed for the walkers given, never carried across a change of the weights.
+    `steps` (at least 1) may be traced: one program then serves any number of moves.
     """
     scale = width[:, None, None, None].astype(walkers.dtype)
 
@@ -54,19 +60,20 @@ def metropolis(
             jnp.mean(ok, axis=1, dtype=width.dtype),
         )
 
-    def move(carry: tuple[Walkers, Samples], key: Key) -> tuple[tuple[Walkers, Samples], PerCoupling]:
-        old, log_old = carry
-        k1, k2 = jax.random.split(key)
+    def move(i: Int[Array, ""], carry: tuple[Walkers, Samples, PerCoupling]) -> tuple[Walkers, Samples, PerCoupling]:
+        old, log_old, accepted = carry
+        k1, k2 = jax.random.split(jax.random.fold_in(moves, i))
         new = old + scale * jax.random.normal(k1, old.shape, old.dtype)
-        walkers, log_density, rate = accept(k2, old, log_old, new)
-        return (walkers, log_density), rate
+        walkers, log_new, rate = accept(k2, old, log_old, new)
+        return walkers, log_new, accepted + rate
 
-    key, k1, k2 = jax.random.split(key, 3)
-    (walkers, log_value), rates = jax.lax.scan(move, (walkers, log_density(walkers)), jax.random.split(key, steps))
+    moves, k1, k2 = jax.random.split(key, 3)
+    start = walkers, log_density(walkers), jnp.zeros_like(width)
+    walkers, log_value, accepted = jax.lax.fori_loop(0, steps, move, start)
     shifts = jnp.asarray(cell.translations, walkers.dtype)
     shift = shifts[jax.random.randint(k1, walkers.shape[:2], 0, len(cell.translations))]
     walkers, log_value, translated = accept(k2, walkers, log_value, walkers + shift[:, :, None])
-    return Sampled(wrap(walkers, cell), log_value, rates.mean(0), translated)
+    return Sampled(wrap(walkers, cell), log_value, accepted / steps, translated)
 
 
 def adapt_width(width: PerCoupling, acceptance: PerCoupling, cell: Cell) -> PerCoupling:
