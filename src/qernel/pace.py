@@ -2,12 +2,12 @@
 
 Walkers persist, so their local energies at successive updates are correlated; ρ is that correlation with m moves in
 between. For a chain that forgets exponentially it is ρ^(k/m) with k moves, and an update's average over the walkers is
-worth (1 − ρ)/(1 + ρ) of one over independent walkers. An update costs k moves of one evaluation of ψ each, and C more
-for local energy, scores and solve. The number of moves that gives the most independent samples for the work is
+worth (1 − ρ)/(1 + ρ) of one over independent walkers. An update costs k moves, and as much as C moves for local energy,
+scores and solve. The number of moves that gives the most independent samples for the work is
 
     k* = argmin_k (k + C) (1 + ρ^(k/m))/(1 − ρ^(k/m)).
 
-C is counted in evaluations of ψ, not in seconds: a run gives the same numbers on a busy machine, and after a restart.
+C is counted from sizes, not in seconds: a run gives the same numbers on a busy machine, and after a restart.
 """
 
 from __future__ import annotations
@@ -89,14 +89,15 @@ def best_moves(rho: Float[Array, ""], moves: Int[Array, ""], other_work: float) 
 
 
 def other_work(config: Config) -> float:
-    """C: work of an update besides the moves, for one walker, in evaluations of ψ; fitted to times on one CPU core.
+    """C: work of an update besides its moves, in moves (an evaluation of ψ and of ∇ψ); fitted to one CPU core.
 
-    Forward Laplacian in 2N directions, scores by two reverse passes, and the Gram matrix of M = 2 × all walkers rows
-    (a term M/N: the evaluation, too, uses every weight, but N times).
+    In turn the first evaluation and the forward Laplacian in 2N directions, the scores, which for few electrons are
+    bound by writing a row of all weights, and the Gram matrix of M = 2 × all walkers such rows. A move, too, uses every
+    weight, but N times.
     """
     n = config.family.n_electrons
-    samples = len(config.family.grid()) * config.sampling.walkers
-    local_energy = 1 + 1.5 * (2 * n + 2)
+    local_energy = 1 + 0.5 * (2 * n + 2)
     if isinstance(config.optimizer, Adam):
-        return local_energy + 4
-    return local_energy + 20 + 0.45 * 2 * samples / n
+        return local_energy + 1
+    rows = 2 * len(config.family.grid()) * config.sampling.walkers
+    return local_energy + 2 + (70 + 0.2 * rows) / n
