@@ -45,6 +45,8 @@ def test_missing_fields_take_their_defaults():
     assert from_dict({}) == Config()
     assert from_dict({"optimizer": {"type": "Adam"}}).optimizer == Adam()
     assert from_dict({"optimizer": {"rate": 0.2}}).optimizer == Spring(rate=0.2)
+    assert from_dict({"sampling": {"sweeps": 7}}).sampling.sweeps == 7
+    assert from_dict({"sampling": {"sweeps": "auto"}}) == Config()
     # A whole number is a number.
     assert from_dict({"clip": 4}).clip == 4.0
 
@@ -73,6 +75,9 @@ def test_missing_fields_take_their_defaults():
         ({"family": 3}, "family = 3: must be a table"),
         ({"seed": -1}, "seed = -1"),
         ({"sampling": {"walkers": 1}}, r"sampling\.walkers = 1: must be at least 2"),
+        ({"sampling": {"sweeps": 0}}, r"sampling\.sweeps = 0: must be at least 1, or auto"),
+        ({"sampling": {"sweeps": "often"}}, r"sampling\.sweeps = often: must be auto"),
+        ({"sampling": {"sweeps": 2.5}}, r"sampling\.sweeps = 2\.5: must be of type int"),
         ({"sampling": {"chunk": 0}}, r"sampling\.chunk = 0"),
     ],
 )

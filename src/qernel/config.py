@@ -37,16 +37,17 @@ class Sampling:
 
     walkers: int = 64
     """walkers per coupling"""
-    sweeps: int = 10
-    """all-electron moves between two updates of the weights"""
+    sweeps: int | Literal["auto"] = "auto"
+    """all-electron moves between two updates of the weights; auto: as many as pay, from the measured autocorrelation"""
     burn_in: int = 300
     """moves before the first update"""
     chunk: int | None = None
     """walkers per coupling treated at once in local energy and scores (none: all)"""
 
     def __post_init__(self) -> None:
-        for name, low in (("walkers", 2), ("sweeps", 1), ("burn_in", 0)):
+        for name, low in (("walkers", 2), ("burn_in", 0)):
             require(getattr(self, name) >= low, f"sampling.{name}", getattr(self, name), f"at least {low}")
+        require(self.sweeps == "auto" or self.sweeps >= 1, "sampling.sweeps", self.sweeps, "at least 1, or auto")
         require(self.chunk is None or self.chunk >= 1, "sampling.chunk", self.chunk, "at least 1, or none")
 
 
@@ -108,7 +109,10 @@ def _build(kind: Any, data: Any, path: str, potential: Potential | None) -> Any:
         members = typing.get_args(kind)
         if data is None and type(None) in members:
             return None
-        options = [o for o in members if o is not type(None)]
+        words = [o for o in members if typing.get_origin(o) is Literal]
+        if words and isinstance(data, str):
+            return _plain(words[0], data, path)
+        options = [o for o in members if o is not type(None) and o not in words]
         if len(options) > 1:
             require(isinstance(data, dict), path, data, "a table with a type")
             by_name = {o.__name__: o for o in options}

@@ -255,7 +255,7 @@ def sample(model: Model, couplings: FloatArray, settings: Settings) -> list[Resu
             warnings.warn(f"{name} = {value:g} is outside the trained range {low:g} to {high:g}", stacklevel=3)
     points = model.points(couplings)
     key = jax.random.key(settings.seed)
-    walkers, width = _initial(model, couplings, settings.walkers)
+    walkers, width = initial_chains(model, couplings, settings.walkers)
     bins = density_bins(family.cell, settings.bins)
     arguments = (config, model.wavefunction, jnp.asarray(couplings), points, settings.moves, bins)
 
@@ -339,7 +339,7 @@ def histogram(walkers: Walkers, cell: Cell, bins: int) -> Float[Array, "coupling
     return count.reshape(-1, bins, bins).astype(walkers.dtype)
 
 
-def _initial(model: Model, couplings: FloatArray, walkers: int) -> tuple[Walkers, Array]:
+def initial_chains(model: Model, couplings: FloatArray, walkers: int) -> tuple[Walkers, Array]:
     """Walkers and widths of the nearest trained coupling, repeated as often as needed."""
     low, high = model.config.family.bounds()
     scale = np.where(high > low, high - low, 1.0)

@@ -41,6 +41,8 @@ COLUMNS = {
     "acceptance": "of all-electron moves",
     "translation_acceptance": "of moiré translations",
     "width": "a_M, step width",
+    "moves": "all-electron moves before this update",
+    "energy_correlation": "of the walkers' local energies between successive updates, running mean over 20",
     "min_log_psi": "smallest log|ψ| among the walkers",
     "update_norm": "|change of the weights|",
     "bound": "factor of the norm bound, 1 where inactive",
@@ -195,7 +197,7 @@ def rows(
     step: int, state: TrainState, metrics: Metrics, seconds: dict[str, float], wall: float
 ) -> Iterator[dict[str, Any]]:
     """One log row per coupling."""
-    once = {"update_norm", "bound", "fallback"}
+    once = {"moves", "energy_correlation", "update_norm", "bound", "fallback"}
     for c in range(len(metrics.energy)):
         per_coupling = {k: v if k in once else v[c] for k, v in metrics._asdict().items()}
         times = {f"seconds_{k.replace(' ', '_')}": v for k, v in seconds.items()}
@@ -210,6 +212,7 @@ def energy_text(metrics: Metrics) -> str:
     return (
         f"E = {format_uncertainty(mean, error)} E0  var {float(np.mean(metrics.variance)):.2g}"
         f"  T-gap {gap:.1f}σ  acc {float(np.mean(metrics.acceptance)):.2f}"
+        f"  {int(metrics.moves)} moves"
     )
 
 

@@ -21,6 +21,7 @@ from qernel.config import Adam, Config
 from qernel.gradient import clip_per_coupling, energy_gradient, residuals, score_rows
 from qernel.hamiltonian import EnergyTerms, interaction_energy, moire_energy
 from qernel.laplacian import Kinetic, Method, kinetic_energy
+from qernel.pace import Pace, initial, next_pace
 from qernel.sampling import Sampled, adapt_width, metropolis, random_walkers
 from qernel.spring import Spring
 from qernel.types import Key, PerCoupling, Walkers
@@ -37,6 +38,7 @@ class TrainState(NamedTuple):
     couplings: Float[Array, "couplings names"]
     walkers: Walkers
     width: PerCoupling
+    pace: Pace
 
 
 class Measured(NamedTuple):
@@ -61,6 +63,10 @@ class Metrics(NamedTuple):
     acceptance: np.ndarray
     translation_acceptance: np.ndarray
     width: np.ndarray
+    moves: np.ndarray
+    """all-electron moves before this update"""
+    energy_correlation: np.ndarray
+    """of the walkers' local energies between successive updates, running mean"""
     min_log_psi: np.ndarray
     update_norm: np.ndarray
     bound: np.ndarray
@@ -98,10 +104,10 @@ class Vmc:
         """Fresh weights, walkers placed at random and equilibrated."""
         state = self.blank()
         cell = self.config.family.cell
-        blocks = -(-self.config.sampling.burn_in // self.config.sampling.sweeps)
+        blocks = -(-self.config.sampling.burn_in // int(state.pace.moves))
         for _ in range(blocks):
             key, sub = jax.random.split(state.key)
-            sampled = self._sample(state.model, sub, state.walkers, state.width, self.points)
+            sampled = self._sample(state.model, sub, state.walkers, state.width, state.pace.moves, self.points)
             width = adapt_width(state.width, sampled.acceptance, cell)
             # Widths are far off at first: adapt them faster than during training.
             for _ in range(4):
@@ -119,7 +125,8 @@ class Vmc:
         walkers = random_walkers(k_walkers, *size, c.family.cell, c.network.dtype)
         width = jnp.full(n_couplings, 0.1 / np.sqrt(c.family.n_electrons / 3))
         couplings = jnp.asarray(self.couplings)
-        return TrainState(jnp.zeros((), int), key, model, self._optimizer_state(model), couplings, walkers, width)
+        optimizer = self._optimizer_state(model)
+        return TrainState(jnp.zeros((), int), key, model, optimizer, couplings, walkers, width, initial(c))
 
     def step(self, state: TrainState) -> tuple[TrainState, Metrics, Seconds]:
         """One update of the weights; also the wall time of each stage in seconds."""
@@ -132,25 +139,33 @@ class Vmc:
             return out
 
         key, sub = jax.random.split(state.key)
-        sampled = timed("sampling", self._sample, state.model, sub, state.walkers, state.width, self.points)
+        chains = state.walkers, state.width, state.pace.moves
+        sampled = timed("sampling", self._sample, state.model, sub, *chains, self.points)
         measured = timed("local energy", self._measure, state.model, sampled.walkers, state.couplings, self.points)
         gradient = timed("gradient", self._gradient, state.model, sampled.walkers, self.points, measured.terms.total)
         model, optimizer, info = timed("solve", self._update, state.model, gradient, state.optimizer, state.step)
-        metrics = summarise(measured, sampled, state.width, info)
+        pace = self._pace(state.pace, measured.terms.total, state.step)
+        metrics = summarise(measured, sampled, state.width, info, state.pace.moves, pace.correlation)
         width = adapt_width(state.width, sampled.acceptance, self.config.family.cell)
-        new = TrainState(state.step + 1, key, model, optimizer, state.couplings, sampled.walkers, width)
+        new = TrainState(state.step + 1, key, model, optimizer, state.couplings, sampled.walkers, width, pace)
         return new, metrics, seconds
 
     @compiled
-    def _sample(self, model: Wavefunction, key: Key, walkers: Walkers, width: PerCoupling, points: Point) -> Sampled:
+    def _sample(
+        self, model: Wavefunction, key: Key, walkers: Walkers, width: PerCoupling, moves: Array, points: Point
+    ) -> Sampled:
         def log_density(r: Walkers) -> Float[Array, "couplings walkers"]:
             return 2 * log_psi(model, r, points).real
 
-        return metropolis(key, walkers, log_density, width, self.config.sampling.sweeps, self.config.family.cell)
+        return metropolis(key, walkers, log_density, width, moves, self.config.family.cell)
 
     @compiled
     def _measure(self, model: Wavefunction, walkers: Walkers, couplings: Array, points: Point) -> Measured:
         return measure(self.config, model, walkers, couplings, points, self.method)
+
+    @compiled
+    def _pace(self, pace: Pace, energy: Array, step: Array) -> Pace:
+        return next_pace(self.config, pace, energy, step)
 
     @compiled
     def _gradient(self, model: Wavefunction, walkers: Walkers, points: Point, energy: Array) -> Any:
@@ -200,7 +215,9 @@ def measure(
     return Measured(EnergyTerms(kinetic.local, moire, interaction), kinetic)
 
 
-def summarise(measured: Measured, sampled: Sampled, width: PerCoupling, info: Any) -> Metrics:
+def summarise(
+    measured: Measured, sampled: Sampled, width: PerCoupling, info: Any, moves: Array, correlation: Array
+) -> Metrics:
     """Averages over the walkers of each coupling; `error` takes them for independent, which one step's are."""
     terms, kinetic = measured.terms, measured.kinetic
     energy = np.asarray(terms.total, complex)
@@ -219,6 +236,8 @@ def summarise(measured: Measured, sampled: Sampled, width: PerCoupling, info: An
         acceptance=np.asarray(sampled.acceptance),
         translation_acceptance=np.asarray(sampled.translation_acceptance),
         width=np.asarray(width),
+        moves=np.asarray(moves),
+        energy_correlation=np.asarray(correlation),
         min_log_psi=np.asarray(sampled.log_density).min(1) / 2,
         update_norm=np.asarray(update_norm),
         bound=np.asarray(bound),
