@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qernel.gradient import clip_per_coupling, energy_gradient, residuals, score_rows
+from qernel.gradient import clip_per_coupling, energy_gradient, residuals
+from qernel.scores import score_rows
 from qernel.wavefunction import Point, Wavefunction
 
 BASE = (0.4, 0.7)
@@ -82,8 +83,8 @@ def by_rows(a, b, couplings, chunk=None, order=None):
     energy = jnp.asarray(local_energy(a, b, np.asarray(r[..., 0, 0]), couplings[:, None]))
     rows = score_rows(Ring(a, b), r, points(couplings), chunk)
     gradient = 2 * rows.T @ residuals(energy).reshape(-1)
-    # Rows run over (coupling, modulus or phase, walker), as the residuals do.
-    return np.asarray(gradient), rows.reshape(len(couplings), 2, WALKERS, 2), r, energy
+    # Rows run over (coupling, walker, modulus or phase), as the residuals do.
+    return np.asarray(gradient), rows.reshape(len(couplings), WALKERS, 2, 2), r, energy
 
 
 @pytest.mark.parametrize(("a", "b"), [BASE, (0.4, -0.7), (-0.3, 1.1)])
@@ -105,8 +106,8 @@ def test_both_halves_of_the_rows_are_needed():
     _, rows, _, energy = by_rows(*BASE, COUPLINGS)
     delta = residuals(energy)
     expected = finite_difference(*BASE, COUPLINGS)
-    modulus = 2 * np.einsum("cwp,cw->p", rows[:, 0], delta[:, 0])
-    phase = 2 * np.einsum("cwp,cw->p", rows[:, 1], delta[:, 1])
+    modulus = 2 * np.einsum("cwp,cw->p", rows[:, :, 0], delta[:, :, 0])
+    phase = 2 * np.einsum("cwp,cw->p", rows[:, :, 1], delta[:, :, 1])
     np.testing.assert_allclose(modulus, [expected[0], 0.0], rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(phase, [0.0, expected[1]], rtol=1e-3, atol=1e-6)
 
@@ -119,8 +120,8 @@ def test_current_reversal_flips_the_force_on_the_phase_alone():
 def test_mean_is_taken_for_each_coupling():
     """With one mean for all couplings the gradient is another one, and wrong."""
     _, rows, _, energy = by_rows(*BASE, COUPLINGS)
-    np.testing.assert_allclose(rows.mean(axis=2), 0.0, atol=1e-12)
-    np.testing.assert_allclose(residuals(energy).mean(axis=2), 0.0, atol=1e-12)
+    np.testing.assert_allclose(rows.mean(axis=1), 0.0, atol=1e-12)
+    np.testing.assert_allclose(residuals(energy).mean(axis=1), 0.0, atol=1e-12)
     x = np.asarray(walkers(BASE[0], COUPLINGS)[..., 0, 0])
     score = COUPLINGS[:, None] * np.cos(x)
     shared = 2 * ((energy.real - energy.real.mean()) * score).mean()
@@ -132,13 +133,13 @@ def test_rows_are_the_derivatives_of_log_psi():
     x = np.asarray(r[..., 0, 0])
     modulus, phase = COUPLINGS[:, None] * np.cos(x), np.sin(x)
     scale = 1 / np.sqrt(2 * WALKERS)
-    np.testing.assert_allclose(rows[:, 0, :, 0], scale * (modulus - modulus.mean(1, keepdims=True)), atol=1e-12)
-    np.testing.assert_allclose(rows[:, 1, :, 1], scale * (phase - phase.mean(1, keepdims=True)), atol=1e-12)
-    np.testing.assert_allclose(rows[:, 0, :, 1], 0.0, atol=1e-12)
-    np.testing.assert_allclose(rows[:, 1, :, 0], 0.0, atol=1e-12)
+    np.testing.assert_allclose(rows[:, :, 0, 0], scale * (modulus - modulus.mean(1, keepdims=True)), atol=1e-12)
+    np.testing.assert_allclose(rows[:, :, 1, 1], scale * (phase - phase.mean(1, keepdims=True)), atol=1e-12)
+    np.testing.assert_allclose(rows[:, :, 0, 1], 0.0, atol=1e-12)
+    np.testing.assert_allclose(rows[:, :, 1, 0], 0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize("chunk", [7, 600])
+@pytest.mark.parametrize("chunk", [7, 600, 1200])
 def test_chunks_do_not_matter(chunk):
     whole, chunked = by_rows(*BASE, COUPLINGS)[1], by_rows(*BASE, COUPLINGS, chunk)[1]
     np.testing.assert_allclose(chunked, whole, rtol=1e-12, atol=1e-14)

@@ -8,7 +8,7 @@ import pytest
 
 from qernel.cell import Cell
 from qernel.family import Family
-from qernel.laplacian import by_folx, kinetic_energy, map_chunks, value_gradient_laplacian
+from qernel.laplacian import by_folx, kinetic_energy, value_gradient_laplacian
 from qernel.moe import with_experts
 from qernel.presets import EXACT
 from qernel.wavefunction import Wavefunction, make_start
@@ -106,11 +106,3 @@ def test_kinetic_energy_and_chunks():
         np.testing.assert_allclose(a, b, rtol=1e-12)
     # ψ has both |ψ| and a phase that vary, so that neither form is trivially the other.
     assert np.abs(whole.local - whole.from_gradient).min() > 1e-3
-
-
-@pytest.mark.parametrize("chunk", [None, 1, 3, 4, 7, 100])
-def test_map_chunks_keeps_order(chunk):
-    x = jnp.arange(2 * 7 * 3.0).reshape(2, 7, 3)
-    out = map_chunks(lambda r: (r.sum(-1), r[..., 0]), x, chunk)
-    np.testing.assert_array_equal(out[0], x.sum(-1))
-    np.testing.assert_array_equal(out[1], x[..., 0])

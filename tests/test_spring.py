@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from qernel.errors import InputError
+from qernel.scores import Held
 from qernel.spring import Spring, SpringState, solve_guarded
 
 RNG = np.random.default_rng(0)
@@ -14,7 +15,7 @@ LOOSE = {"rate": 1.0, "max_norm": 1e6}
 
 def update(settings, rows=ROWS, residual=RESIDUAL, previous=PREVIOUS, step=0):
     state = SpringState(jnp.asarray(previous))
-    change, state, info = settings.update(jnp.asarray(rows), jnp.asarray(residual), state, step)
+    change, state, info = settings.update(Held(jnp.asarray(rows)), jnp.asarray(residual), state, step)
     return np.asarray(change), np.asarray(state.direction), info
 
 
@@ -81,7 +82,7 @@ def test_rate_decays_and_the_bound_with_it(max_norm):
 def test_single_precision_rows_give_single_precision_changes():
     state = Spring().init(30, "float32")
     assert state.direction.dtype == jnp.float32
-    change, state, _ = Spring().update(jnp.asarray(ROWS, "float32"), jnp.asarray(RESIDUAL, "float32"), state, 0)
+    change, state, _ = Spring().update(Held(jnp.asarray(ROWS, "float32")), jnp.asarray(RESIDUAL, "float32"), state, 0)
     assert change.dtype == state.direction.dtype == jnp.float32
     np.testing.assert_allclose(change, update(Spring(), previous=0 * PREVIOUS)[0], rtol=1e-3, atol=1e-5)
 

@@ -42,7 +42,7 @@ class Sampling:
     burn_in: int = 300
     """moves before the first update"""
     chunk: int | None = None
-    """walkers per coupling treated at once in local energy and scores (none: all)"""
+    """walkers, of all couplings together, treated at once in local energy and scores (none: chosen for the machine)"""
 
     def __post_init__(self) -> None:
         for name, low in (("walkers", 2), ("burn_in", 0)):
@@ -67,6 +67,8 @@ class Config:
     """local energies are clipped, for the gradient only, at this many mean absolute deviations"""
     seed: int = 0
     """seed of weights and chains"""
+    memory: float | None = None
+    """GiB that a step may take (none: six tenths of what is free at the start)"""
     checkpoint_minutes: float = 2.0
     """minutes between checkpoints"""
     keep: int = 3
@@ -77,6 +79,7 @@ class Config:
         require(self.clip > 0, "clip", self.clip, "positive")
         require(0 <= self.seed < 2**31, "seed", self.seed, "an integer from 0 to 2147483647")
         require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "positive")
+        require(self.memory is None or 0 < self.memory < math.inf, "memory", self.memory, "a positive number of GiB")
         require(self.keep >= 1, "keep", self.keep, "at least 1")
 
 

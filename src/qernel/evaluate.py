@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qernel import checkpoint
+from qernel import checkpoint, memory
 from qernel.cell import Cell, FloatArray
 from qernel.compiling import compiled
 from qernel.config import Config, from_dict
@@ -258,6 +258,7 @@ def sample(model: Model, couplings: FloatArray, settings: Settings) -> list[Resu
     walkers, width = initial_chains(model, couplings, settings.walkers)
     bins = density_bins(family.cell, settings.bins)
     arguments = (config, model.wavefunction, jnp.asarray(couplings), points, settings.moves, bins)
+    plan = memory.make_plan(config, len(couplings), settings.walkers, model.wavefunction.parameter_count()[0])
 
     burn = compiled(_moves)
     for _ in range(-(-settings.burn_in // settings.moves)):
@@ -269,7 +270,8 @@ def sample(model: Model, couplings: FloatArray, settings: Settings) -> list[Resu
     series, counts, acceptance = [], [], []
     while True:
         key, sub = jax.random.split(key)
-        block = model.sampler(*arguments, sub, walkers, width, length)
+        run = partial(_block_of_plan, model.sampler, *arguments, sub, walkers, width, length)
+        block, plan = memory.fitting(run, plan, partial(warnings.warn, stacklevel=3))
         walkers = block.walkers
         series.append(np.asarray(block.series, float))
         counts.append(np.asarray(block.counts, float))
@@ -283,6 +285,13 @@ def sample(model: Model, couplings: FloatArray, settings: Settings) -> list[Resu
         if enough and _worst_error(series) <= (settings.target_error or math.inf):
             break
     return _results(model, couplings, outside, series, counts, np.mean(acceptance, 0), time.monotonic() - begin)
+
+
+def _block_of_plan(sampler: Callable[..., Block], *arguments: Any) -> Block:
+    """A block with the chunk of the plan, the last argument; complete before it returns, or out of memory."""
+    *others, plan = arguments
+    block: Block = jax.block_until_ready(sampler(*others, plan.chunk))
+    return block
 
 
 def _worst_error(series: list[np.ndarray]) -> float:
@@ -310,6 +319,7 @@ def _block(
     walkers: Walkers,
     width: Array,
     length: int,
+    chunk: int | None = None,
 ) -> Block:
     """`length` measurements of every walker, `moves` moves apart; the histogram takes every measured configuration."""
     unit = config.family.hamiltonians(couplings.astype(walkers.dtype))
@@ -317,7 +327,7 @@ def _block(
 
     def one(carry: Walkers, key: Key) -> tuple[Walkers, tuple[Array, Array, Array]]:
         sampled = _moves(config, model, points, key, carry, width, moves)
-        m = measure(config, model, sampled.walkers, couplings, points)
+        m = measure(config, model, sampled.walkers, couplings, points, chunk)
         total = m.terms.total
         w = jax.vmap(moire_energy)(sampled.walkers, unit)
         gap = m.kinetic.local.real - m.kinetic.from_gradient

@@ -2,8 +2,8 @@
 
     dE/dp = 2 Re⟨conj(E_L − ⟨E_L⟩) ∂_p log ψ⟩,       E = mean of E(c) over the couplings.
 
-For real weights and complex log ψ = a + iφ it is XᵀΔ·2 with the centred rows X = (∂a, ∂φ)/√M and
-Δ = (Re, Im)(E_L − ⟨E_L⟩)/√M: the second half is the force on the phase.
+For real weights and complex log ψ = a + iφ it is XᵀΔ·2 with the centred rows X = (∂a, ∂φ)/√walkers (`scores.py`) and
+Δ = (Re, Im)(E_L − ⟨E_L⟩)/√walkers: every second row is the force on the phase.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from qernel.laplacian import map_chunks
+from qernel.chunks import sum_chunks
 from qernel.types import ComplexSamples, Samples, Walkers
 from qernel.wavefunction import Point, Wavefunction
-
-Rows = Float[Array, "M P"]
-"""X, M = couplings × 2 × walkers rows ordered as `residuals(...).reshape(-1)`, columns as `ravel_pytree(weights)`."""
 
 
 def clip_per_coupling(energy: ComplexSamples, width: float) -> ComplexSamples:
@@ -32,43 +29,32 @@ def clip_per_coupling(energy: ComplexSamples, width: float) -> ComplexSamples:
     return jax.lax.complex(clip(energy.real), clip(energy.imag))
 
 
-def residuals(energy: ComplexSamples) -> Float[Array, "couplings two walkers"]:
-    """Δ: (Re, Im) of E_L − ⟨E_L⟩_c over √M, M the number of all walkers."""
+def residuals(energy: ComplexSamples) -> Float[Array, "couplings walkers two"]:
+    """Δ: (Re, Im) of E_L − ⟨E_L⟩_c over √walkers, the number of all walkers."""
     centred = energy - energy.mean(axis=1, keepdims=True)
-    return jnp.stack([centred.real, centred.imag], axis=1) / energy.size**0.5
+    return jnp.stack([centred.real, centred.imag], axis=-1) / energy.size**0.5
 
 
-def score_rows(model: Wavefunction, walkers: Walkers, points: Point, chunk: int | None = None) -> Rows:
-    """X: ∂(log|ψ|, arg ψ)/∂p of each walker, centred per coupling, over √M, [M, P]."""
+def weighted_scores(
+    model: Wavefunction, walkers: Walkers, points: Point, weights: ComplexSamples, chunk: int | None = None
+) -> Wavefunction:
+    """Σ_walkers Re[conj(weight) ∂_p log ψ] as a pytree like the model: one reverse pass for each chunk of walkers."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
-    def one(electrons: Float[Array, "electrons 2"], point: Point) -> tuple[Wavefunction, Wavefunction]:
-        def parts(params: Wavefunction) -> tuple[Float[Array, ""], Float[Array, ""]]:
-            value = eqx.combine(params, static)(electrons, point)
-            return value.real, value.imag
+    def some(electrons: Array, points: Point, weights: Array) -> Wavefunction:
+        def total(params: Wavefunction) -> Float[Array, ""]:
+            value = jax.vmap(eqx.combine(params, static))(electrons, points)
+            return jnp.sum(jnp.real(jnp.conj(weights) * value))
 
-        (re, im), pull = jax.vjp(parts, params)
-        one, zero = jnp.ones_like(re), jnp.zeros_like(im)
-        # Two pulls in a row: as one batched pull (jacrev) XLA's CPU code is several times slower.
-        return pull((one, zero))[0], pull((zero, one))[0]
+        return jax.grad(total)(params)
 
-    re, im = map_chunks(lambda r: jax.vmap(jax.vmap(one, (0, None)))(r, points), walkers, chunk)
-    size = walkers.shape[0] * walkers.shape[1]
-
-    def centred(x: Float[Array, "couplings walkers ..."], y: Float[Array, "couplings walkers ..."]) -> Array:
-        both = jnp.stack([x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)], axis=1)
-        return both.reshape(2 * size, -1) / size**0.5
-
-    # Joined only here: flattening inside the batched pull is several times slower.
-    return jnp.concatenate(jax.tree.leaves(jax.tree.map(centred, re, im)), axis=1)
+    summed: Wavefunction = sum_chunks(some, walkers, points, weights, chunk)
+    return summed
 
 
-def energy_gradient(model: Wavefunction, walkers: Walkers, points: Point, energy: ComplexSamples) -> Wavefunction:
-    """dE/dp as a pytree like the model, by one reverse pass (for first-order optimisers)."""
+def energy_gradient(
+    model: Wavefunction, walkers: Walkers, points: Point, energy: ComplexSamples, chunk: int | None = None
+) -> Wavefunction:
+    """dE/dp as a pytree like the model (for first-order optimisers)."""
     delta = energy - energy.mean(axis=1, keepdims=True)
-
-    def surrogate(model: Wavefunction) -> Float[Array, ""]:
-        value = jax.vmap(lambda r, p: model(r, p))(walkers, points)
-        return 2 * jnp.mean(jnp.real(jnp.conj(delta) * value))
-
-    return eqx.filter_grad(surrogate)(model)
+    return weighted_scores(model, walkers, points, 2 * delta / delta.size, chunk)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from qernel.chunks import map_chunks
 from qernel.jets import Jet, film, linear, phases, spread
 from qernel.jets_attention import attention
 from qernel.jets_experts import experts
@@ -87,33 +88,14 @@ def kinetic_energy(
     chunk: int | None = None,
     method: Method = "forward",
 ) -> Kinetic:
-    """Kinetic energy of walkers [couplings, walkers, N, 2], each at its own coupling.
-
-    `chunk` is the number of walkers per coupling treated at once (default all); results do not depend on it.
-    """
+    """Kinetic energy of walkers [couplings, walkers, N, 2], each at its own coupling, `chunk` of them at a time."""
     jet = value_gradient_laplacian if method == "forward" else by_folx
 
-    def some(electrons: Float[Array, "couplings chunk electrons 2"]) -> Kinetic:
-        size = electrons.shape[:2]
-        carried = jax.tree.map(lambda x: jnp.repeat(x, size[1], axis=0), points)
-        value, gradient, laplacian = jet(model, electrons.reshape(-1, *electrons.shape[2:]), carried)
+    def some(electrons: Float[Array, "chunk electrons 2"], points: Point) -> Kinetic:
+        value, gradient, laplacian = jet(model, electrons, points)
         local = -0.5 * (laplacian + jnp.sum(gradient * gradient, -1))
         squared = jnp.sum(jnp.real(gradient * jnp.conj(gradient)), -1)
-        return Kinetic(*(x.reshape(size) for x in (local, 0.5 * squared, value)))
+        return Kinetic(local, 0.5 * squared, value)
 
-    return map_chunks(some, walkers, chunk)
-
-
-def map_chunks(f, walkers: Float[Array, "couplings walkers *rest"], chunk: int | None):  # type: ignore[no-untyped-def]
-    """Apply f: [couplings, chunk, *rest] → pytree of [couplings, chunk, …] to all walkers, `chunk` of them at a time.
-
-    The last chunk is filled up with copies of the first walker, so that one program serves all.
-    """
-    size = walkers.shape[1]
-    if chunk is None or chunk >= size:
-        return f(walkers)
-    count = -(-size // chunk)
-    index = jnp.where(jnp.arange(count * chunk) < size, jnp.arange(count * chunk), 0)
-    parts = jnp.moveaxis(walkers[:, index].reshape(walkers.shape[0], count, chunk, *walkers.shape[2:]), 1, 0)
-    out = jax.lax.map(f, parts)
-    return jax.tree.map(lambda y: jnp.moveaxis(y, 0, 1).reshape(y.shape[1], -1, *y.shape[3:])[:, :size], out)
+    kinetic: Kinetic = map_chunks(some, walkers, points, chunk)
+    return kinetic

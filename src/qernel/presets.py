@@ -58,7 +58,7 @@ def moire_n54() -> Config:
         name="moire-n54",
         family=Family(n_up=54, cell=Cell(supercell=((9, 0), (0, 9)))),
         network=Network(layers=3, width=64, experts=8, expert_width=64, shared_width=64, jastrow_shells=40),
-        sampling=Sampling(walkers=128, chunk=4),
+        sampling=Sampling(walkers=128),
         steps=50_000,
     )
 
@@ -70,7 +70,7 @@ def moire_n150() -> Config:
         n54,
         name="moire-n150",
         family=Family(n_up=150, cell=Cell(supercell=((15, 0), (0, 15)))),
-        sampling=Sampling(walkers=64, chunk=1),
+        sampling=Sampling(walkers=64),
     )
 
 

@@ -1,6 +1,6 @@
 """SPRING: natural gradient in sample space with momentum. arXiv:2401.10190 (MinSR: arXiv:2302.01941).
 
-With the rows X [M, P] and residuals Δ [M] of `gradient.py`, the direction minimises
+With X [M, P] of `scores.py` and the residuals Δ [M] of `gradient.py`, the direction minimises
 |Xδ − Δ|² + κ|δ − μδ'|², δ' the direction before:
 
     δ = μδ' + Xᵀ (XXᵀ + κ)⁻¹ (Δ − μXδ'),     p ← p − η δ.
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from qernel.errors import require
+from qernel.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,20 @@ class Spring:
 
     def update(
         self,
-        rows: Float[Array, "M P"],
+        scores: Scores,
         residual: Float[Array, " M"],
         state: SpringState,
         step: Float[Array, ""] | Int[Array, ""] | float,
     ) -> tuple[Float[Array, " P"], SpringState, SpringInfo]:
         """The change of the parameters, [P], the new state, and what happened."""
         previous = self.momentum * state.direction
-        right = (residual - rows @ previous).astype(jnp.float64)
-        solution, fallback = solve_guarded((rows @ rows.T).astype(jnp.float64), right, self.damping)
-        direction = previous + solution.astype(rows.dtype) @ rows
+        gram, seen = scores.gram_and_times(previous)
+        solution, fallback = solve_guarded(gram, (residual - seen).astype(gram.dtype), self.damping)
+        direction = previous + scores.transpose_times(solution.astype(previous.dtype))
         shrink = 1 / (1 + jnp.asarray(step, jnp.float32) / self.decay)
         length = self.rate * jnp.linalg.norm(direction)
         scale = jnp.minimum(1.0, self.max_norm / (length + 1e-30))
-        change = (-self.rate * shrink * scale).astype(rows.dtype) * direction
+        change = (-self.rate * shrink * scale).astype(direction.dtype) * direction
         # Momentum continues the step that was made, not the one that was bounded away.
         return change, SpringState(direction * scale), SpringInfo(jnp.linalg.norm(change), scale, fallback)
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from qernel import checkpoint
+from qernel import checkpoint, memory
 from qernel.config import Config, differences, read_config, to_dict
 from qernel.errors import InputError
 from qernel.log import Console, TrainLog, provenance
@@ -79,10 +79,11 @@ def run(config: Config, folder: Path, *, walltime: float | None = None, console:
     if before is None:
         describe_run(config, folder)
     with console or Console(config.steps) as console, interruptible() as stop:
-        state, wall_before = _start_or_resume(vmc, folder, console)
+        vmc, state, wall_before = _start_or_resume(vmc, folder, console)
         if before not in (None, config):  # only now that its checkpoint is known to be good
             describe_run(config, folder)
         console.message(describe(vmc, state))
+        console.message(memory.describe(vmc.plan, config, len(vmc.couplings), vmc.n_parameters))
         deadline = None if walltime is None else begin + walltime
         with TrainLog(folder / "train.csv", COLUMNS) as log:
             log.truncate_after(int(state.step) - 1)
@@ -113,8 +114,8 @@ def _loop(
     while int(box[0].step) < config.steps and stop.reason is None:
         state = box[0]
         begin = time.monotonic()
-        new, metrics, seconds = vmc.step(state)
-        _check_finite(new, metrics, state, folder, config)
+        (new, metrics, seconds), vmc = _step(vmc, state, console)
+        _check_finite(new, metrics, state, folder, vmc)
         box[0] = new
         now = time.monotonic()
         if int(state.step) > first:  # the first step compiles and says nothing of the next
@@ -125,27 +126,41 @@ def _loop(
         if deadline is not None and now + 2 * slowest + 1.0 > deadline:
             stop.reason = "wall time"
         if now - saved_at > 60 * config.checkpoint_minutes:
-            save(box[0], folder, config, log, now - epoch)
+            save(box[0], folder, vmc, log, now - epoch)
             saved_at, saved_step = now, int(new.step)
     if int(box[0].step) > saved_step or not checkpoint.checkpoints(folder / "checkpoints"):
-        save(box[0], folder, config, log, time.monotonic() - epoch)
+        save(box[0], folder, vmc, log, time.monotonic() - epoch)
 
 
-def _start_or_resume(vmc: Vmc, folder: Path, console: Console) -> tuple[TrainState, float]:
-    """The newest good checkpoint, or a fresh equilibrated state saved as step 0; and the wall time spent before."""
+def _step(vmc: Vmc, state: TrainState, console: Console) -> tuple[tuple[TrainState, Metrics, dict[str, float]], Vmc]:
+    """One step, with a smaller plan if memory does not suffice; and the `Vmc` that goes on."""
+    done, plan = memory.fitting(lambda plan: vmc.with_plan(plan).step(state), vmc.plan, console.message)
+    return done, vmc.with_plan(plan)
+
+
+def _start_or_resume(vmc: Vmc, folder: Path, console: Console) -> tuple[Vmc, TrainState, float]:
+    """The newest good checkpoint, or a fresh equilibrated state saved as step 0; and the wall time spent before.
+
+    A run that goes on keeps the plan it had.
+    """
     files = folder / "checkpoints"
     if not checkpoint.checkpoints(files):
         console.message(f"{folder}: new run, {vmc.config.name}; placing and equilibrating walkers")
         state = vmc.init()
-        checkpoint.save(files, 0, state, _header(vmc.config, 0.0), vmc.config.keep)
-        return state, 0.0
+        checkpoint.save(files, 0, state, _header(vmc, 0.0), vmc.config.keep)
+        return vmc, state, 0.0
     restored = checkpoint.restore_latest(files, vmc.blank())
     for line in restored.skipped:
         console.message(f"skipped {line}")
     if restored.skipped:
         checkpoint.discard_after(files, restored.header.step)
     console.message(f"{folder}: going on from step {restored.header.step}")
-    return restored.state, float(restored.header.user.get("wall", 0.0))
+    plan = restored.header.user.get("plan")
+    return (
+        vmc if plan is None else vmc.with_plan(memory.Plan(**plan)),
+        restored.state,
+        float(restored.header.user.get("wall", 0.0)),
+    )
 
 
 def earlier_config(config: Config, folder: Path) -> Config | None:
@@ -174,22 +189,22 @@ def describe_run(config: Config, folder: Path) -> None:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
 
 
-def save(state: TrainState, folder: Path, config: Config, log: TrainLog, wall: float) -> None:
+def save(state: TrainState, folder: Path, vmc: Vmc, log: TrainLog, wall: float) -> None:
     """Checkpoint of the state, after the log has reached the disk."""
     log.sync()
-    checkpoint.save(folder / "checkpoints", int(state.step), state, _header(config, wall), config.keep)
+    checkpoint.save(folder / "checkpoints", int(state.step), state, _header(vmc, wall), vmc.config.keep)
 
 
-def _header(config: Config, wall: float) -> dict[str, Any]:
-    return {"config": to_dict(config), "provenance": provenance(), "wall": wall}
+def _header(vmc: Vmc, wall: float) -> dict[str, Any]:
+    return {"config": to_dict(vmc.config), "provenance": provenance(), "plan": asdict(vmc.plan), "wall": wall}
 
 
-def _check_finite(new: TrainState, metrics: Metrics, old: TrainState, folder: Path, config: Config) -> None:
+def _check_finite(new: TrainState, metrics: Metrics, old: TrainState, folder: Path, vmc: Vmc) -> None:
     """Stop before a broken state can replace a good one."""
     leaves = jax.tree.leaves(eqx.filter(new.model, eqx.is_inexact_array))
     if np.all(np.isfinite(metrics.energy)) and all(bool(np.all(np.isfinite(x))) for x in leaves):
         return
-    path = checkpoint.save_crash(folder / "checkpoints", int(old.step), old, _header(config, 0.0))
+    path = checkpoint.save_crash(folder / "checkpoints", int(old.step), old, _header(vmc, 0.0))
     raise RunFailed(f"step {int(old.step)}: energies or weights are not finite; the state before it is in {path}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -18,11 +18,13 @@ from jaxtyping import Array, Float, Int
 
 from qernel.compiling import compiled
 from qernel.config import Adam, Config
-from qernel.gradient import clip_per_coupling, energy_gradient, residuals, score_rows
+from qernel.gradient import clip_per_coupling, energy_gradient, residuals
 from qernel.hamiltonian import EnergyTerms, interaction_energy, moire_energy
 from qernel.laplacian import Kinetic, Method, kinetic_energy
+from qernel.memory import Plan, make_plan
 from qernel.pace import Pace, initial, next_pace
 from qernel.sampling import Sampled, adapt_width, metropolis, random_walkers
+from qernel.scores import Held, Streamed, score_rows
 from qernel.spring import Spring
 from qernel.types import Key, PerCoupling, Walkers
 from qernel.wavefunction import Point, Start, Wavefunction, log_psi, make_start
@@ -84,6 +86,29 @@ class Vmc:
     config: Config
     method: Method = "forward"
     """how the Laplacian is computed (folx for comparisons)"""
+    chosen: Plan | None = None
+    """how the work is cut to size (none: chosen for this machine)"""
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Walkers and columns treated at once."""
+        return self.chosen or make_plan(
+            self.config, len(self.couplings), self.config.sampling.walkers, self.n_parameters
+        )
+
+    def with_plan(self, plan: Plan) -> Vmc:
+        """The same with its work cut to other sizes."""
+        if plan == self.plan:
+            return self
+        other = replace(self, chosen=plan)
+        other.__dict__.update(start=self.start, couplings=self.couplings, points=self.points)  # not computed again
+        return other
+
+    @cached_property
+    def n_parameters(self) -> int:
+        """Weights that are trained."""
+        model = eqx.filter_eval_shape(Wavefunction, jax.random.key(0), self.start)
+        return sum(x.size for x in jax.tree.leaves(model) if jnp.issubdtype(x.dtype, jnp.inexact))
 
     @cached_property
     def start(self) -> Start:
@@ -161,7 +186,7 @@ class Vmc:
 
     @compiled
     def _measure(self, model: Wavefunction, walkers: Walkers, couplings: Array, points: Point) -> Measured:
-        return measure(self.config, model, walkers, couplings, points, self.method)
+        return measure(self.config, model, walkers, couplings, points, self.plan.chunk, self.method)
 
     @compiled
     def _pace(self, pace: Pace, energy: Array, step: Array) -> Pace:
@@ -171,16 +196,18 @@ class Vmc:
     def _gradient(self, model: Wavefunction, walkers: Walkers, points: Point, energy: Array) -> Any:
         clipped = clip_per_coupling(energy, self.config.clip)
         if isinstance(self.config.optimizer, Adam):
-            return energy_gradient(model, walkers, points, clipped)
-        rows = score_rows(model, walkers, points, self.config.sampling.chunk)
-        return rows, residuals(clipped).reshape(-1)
+            return energy_gradient(model, walkers, points, clipped, self.plan.score_chunk)
+        right, chunk = residuals(clipped).reshape(-1), self.plan.score_chunk
+        if self.plan.score_columns < self.n_parameters:
+            return Streamed(model, walkers, points, chunk, self.plan.score_columns), right
+        return Held(score_rows(model, walkers, points, chunk)), right
 
     @compiled
     def _update(self, model: Wavefunction, gradient: Any, optimizer: Any, step: Array) -> Any:
         params = eqx.filter(model, eqx.is_inexact_array)
         if isinstance(self.config.optimizer, Spring):
-            rows, residual = gradient
-            flat, optimizer, info = self.config.optimizer.update(rows, residual, optimizer, step)
+            scores, residual = gradient
+            flat, optimizer, info = self.config.optimizer.update(scores, residual, optimizer, step)
             _, unravel = ravel_pytree(params)
             return eqx.apply_updates(model, unravel(flat)), optimizer, info
         change, optimizer = adam(self.config.optimizer).update(gradient, optimizer, params)
@@ -191,7 +218,7 @@ class Vmc:
         params = eqx.filter(model, eqx.is_inexact_array)
         if isinstance(self.config.optimizer, Adam):
             return adam(self.config.optimizer).init(params)
-        return self.config.optimizer.init(sum(x.size for x in jax.tree.leaves(params)), self.config.network.dtype)
+        return self.config.optimizer.init(self.n_parameters, self.config.network.dtype)
 
 
 def adam(settings: Adam) -> optax.GradientTransformation:
@@ -205,10 +232,11 @@ def measure(
     walkers: Walkers,
     couplings: Array,
     points: Point,
+    chunk: int | None = None,
     method: Method = "forward",
 ) -> Measured:
-    """Local energy of every walker by term, and its kinetic energy two ways."""
-    kinetic = kinetic_energy(model, walkers, points, config.sampling.chunk, method)
+    """Local energy of every walker by term, and its kinetic energy two ways, `chunk` walkers at a time."""
+    kinetic = kinetic_energy(model, walkers, points, chunk, method)
     hamiltonians = config.family.hamiltonians(couplings.astype(walkers.dtype))
     moire = jax.vmap(moire_energy)(walkers, hamiltonians)
     interaction = jax.vmap(interaction_energy)(walkers, hamiltonians)

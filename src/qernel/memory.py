@@ -1,0 +1,151 @@
+"""How the work of a step is cut to size: walkers treated at once, and how much of the scores is held.
+
+Sizes are estimated from those of the network, with constants fitted to what XLA's compiler reports for the presets. A
+program that runs out of memory all the same is repeated with half the sizes, and the run remembers them: numbers depend
+on the sizes by rounding, so a run that goes on must keep them to stay the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from qernel.config import Config
+from qernel.moe import SPARSE_FROM
+from qernel.wavefunction import Network
+
+T = TypeVar("T")
+
+MIB, GIB = 2**20, 2**30
+
+SHARE = 0.6
+"""of the free memory, what a step may take unless the config says otherwise"""
+
+CACHE = 1.5 * MIB
+"""bytes of one array of first derivatives up to which CPUs are fastest: a core's cache then keeps it. Measured with
+1 MiB of cache a core: with four times as much the local energy takes 1.3 times as long, with less nothing is won"""
+
+SCORE_CACHE = 64 * MIB
+"""bytes of the scores of one chunk of walkers on CPUs; times are even from a quarter to four times of it"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the work of a step is cut to size."""
+
+    chunk: int
+    """walkers at once in the local energy"""
+    score_chunk: int
+    """walkers at once in derivatives with respect to the weights"""
+    score_columns: int
+    """weights whose scores are held for all walkers at once"""
+
+    def halved(self) -> Plan | None:
+        """Half of each; none if nothing is left to halve."""
+        smaller = Plan(*(max(1, x // 2) for x in (self.chunk, self.score_chunk, self.score_columns)))
+        return None if smaller == self else smaller
+
+
+def make_plan(config: Config, couplings: int, walkers: int, parameters: int) -> Plan:
+    """The plan for `walkers` walkers at each of the couplings and a network of so many parameters."""
+    network, n, total = config.network, config.family.n_electrons, couplings * walkers
+    limit, on_cpu = budget(config), jax.default_backend() == "cpu"
+    energy, score = energy_bytes(network, n), score_bytes(network, n, parameters)
+    chunk = limit / energy
+    score_chunk = limit / 8 / score
+    if on_cpu:
+        chunk = min(chunk, CACHE / derivative_bytes(network, n))
+        score_chunk = min(score_chunk, SCORE_CACHE / score)
+    forced = config.sampling.chunk
+    rows = 2 * total
+    # Of the rest, one block of columns, and the Gram matrix with its factors and a fallback by eigenvalues.
+    free = limit * 7 / 8 - 8 * 8 * rows**2
+    columns = int(free / (rows * _itemsize(network)))
+    return Plan(
+        chunk=forced or _even(total, chunk),
+        score_chunk=forced or _even(total, score_chunk),
+        score_columns=_even(parameters, columns),
+    )
+
+
+def describe(plan: Plan, config: Config, couplings: int, parameters: int) -> str:
+    """One line on the sizes chosen."""
+    size = 2 * couplings * config.sampling.walkers * min(plan.score_columns, parameters) * _itemsize(config.network)
+    blocks = -(-parameters // plan.score_columns)
+    held = "scores held" if blocks == 1 else f"scores in {blocks} blocks of weights"
+    return (
+        f"chunk {plan.chunk} walkers (local energy), {plan.score_chunk} (scores); "
+        f"{held}: {_text(size)} of {_text(budget(config))}"
+    )
+
+
+def fitting(run: Callable[[Plan], T], plan: Plan, say: Callable[[str], None]) -> tuple[T, Plan]:
+    """run(plan), with half the sizes for as long as it runs out of memory; and the plan that did it."""
+    while True:
+        try:
+            return run(plan), plan
+        except jax.errors.JaxRuntimeError as error:
+            smaller = plan.halved()
+            if "RESOURCE_EXHAUSTED" not in str(error) or smaller is None:
+                raise
+            say(f"out of memory with chunks of {plan.chunk} walkers; trying half")
+            plan = smaller
+
+
+def budget(config: Config) -> float:
+    """Bytes that a step may take."""
+    return config.memory * GIB if config.memory is not None else SHARE * available()
+
+
+def available() -> float:
+    """Free bytes of the device that computes; of the host, within the limit of its container, if that is the CPU."""
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    free = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")] or free
+        group = Path("/sys/fs/cgroup")
+        free.append(float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
+    except (OSError, ValueError):  # not Linux, no container, or one without a limit ("max")
+        pass
+    return max(min(free), 0.0)
+
+
+def derivative_bytes(network: Network, electrons: int) -> float:
+    """One array of first derivatives of one walker's features: N tokens, 2N coordinates."""
+    return 2.0 * electrons**2 * network.width * _itemsize(network)
+
+
+def energy_bytes(network: Network, electrons: int) -> float:
+    """Of the local energy, per walker: five arrays of first derivatives of features, expert units and orbitals."""
+    evaluated = network.top_k if network.experts >= SPARSE_FROM * network.top_k else network.experts
+    width = network.width + evaluated * network.expert_width + 2 * electrons
+    return 5 * 2.0 * electrons**2 * width * _itemsize(network)
+
+
+def score_bytes(network: Network, electrons: int, parameters: int) -> float:
+    """Of the scores, per walker: both parts twice, and what the reverse pass keeps of each layer and determinant."""
+    per_electron = 20 * network.layers * (network.width + network.experts * network.expert_width)
+    pairs = 8 * (network.layers * network.heads + 2 * network.determinants)
+    return (4.0 * parameters + per_electron * electrons + pairs * electrons**2) * _itemsize(network)
+
+
+def _itemsize(network: Network) -> int:
+    return jnp.dtype(network.dtype).itemsize
+
+
+def _even(total: int, most: float) -> int:
+    """The size of equal parts of `total`, each at most `most` (but at least 1)."""
+    return -(-total // -(-total // max(1, min(total, int(most)))))
+
+
+def _text(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"

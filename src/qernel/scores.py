@@ -1,0 +1,152 @@
+"""Per-walker derivatives of log ψ with respect to the weights, and what the natural gradient asks of them.
+
+    X: rows (coupling, walker, part), part = log|ψ| or arg ψ; columns as `ravel_pytree(weights)`;
+       X = C ∂(log|ψ|, arg ψ)/∂p / √walkers,     C: minus the mean over the walkers of each coupling.
+
+X takes 8 bytes for each walker and weight. `Held` computes it once. `Streamed` holds some columns at a time: products
+with X are sums over blocks of columns, with the derivatives computed anew for each block; that costs little beside the
+Gram matrix, whose operations grow with another factor of the walkers.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from qernel.chunks import fill_chunks
+from qernel.gradient import weighted_scores
+from qernel.types import Walkers
+from qernel.wavefunction import Point, Wavefunction
+
+Rows = Float[Array, "M P"]
+
+BLOCK = 2**13
+"""columns multiplied at once into the Gram matrix; the blocks are added in float64 (`docs/precision.md`)"""
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """X, as far as SPRING needs it."""
+
+    def gram_and_times(self, vector: Float[Array, " P"]) -> tuple[Float[Array, "M M"], Float[Array, " M"]]:
+        """XXᵀ in float64, and X·vector."""
+        ...
+
+    def transpose_times(self, vector: Float[Array, " M"]) -> Float[Array, " P"]:
+        """Xᵀ·vector."""
+        ...
+
+
+class Held(eqx.Module):
+    """X as one array."""
+
+    rows: Rows
+
+    def gram_and_times(self, vector: Float[Array, " P"]) -> tuple[Float[Array, "M M"], Float[Array, " M"]]:
+        return gram(self.rows), self.rows @ vector
+
+    def transpose_times(self, vector: Float[Array, " M"]) -> Float[Array, " P"]:
+        return vector @ self.rows
+
+
+class Streamed(eqx.Module):
+    """X, `columns` of it at a time."""
+
+    model: Wavefunction
+    walkers: Walkers
+    points: Point
+    chunk: int = eqx.field(static=True)
+    columns: int = eqx.field(static=True)
+
+    def gram_and_times(self, vector: Float[Array, " P"]) -> tuple[Float[Array, "M M"], Float[Array, " M"]]:
+        blocks = -(-vector.size // self.columns)
+        padded = jnp.pad(vector, (0, blocks * self.columns - vector.size)).reshape(blocks, self.columns)
+
+        def add(total: tuple[Array, Array], block: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+            number, part = block
+            rows = score_rows(self.model, self.walkers, self.points, self.chunk, number * self.columns, self.columns)
+            return (total[0] + gram(rows), total[1] + rows @ part), None
+
+        m = 2 * self.walkers.shape[0] * self.walkers.shape[1]
+        start = jnp.zeros((m, m), jnp.float64), jnp.zeros(m, vector.dtype)
+        return jax.lax.scan(add, start, (jnp.arange(blocks), padded))[0]
+
+    def transpose_times(self, vector: Float[Array, " M"]) -> Float[Array, " P"]:
+        """One reverse pass: Σ_m (Cᵀ vector)_m ∂_p(log|ψ|, arg ψ)_m needs no derivative of a single walker."""
+        couplings, walkers = self.walkers.shape[:2]
+        v = vector.reshape(couplings, walkers, 2)
+        v = (v - v.mean(1, keepdims=True)) / (couplings * walkers) ** 0.5
+        weights = jax.lax.complex(v[..., 0], v[..., 1])
+        return ravel_pytree(weighted_scores(self.model, self.walkers, self.points, weights, self.chunk))[0]
+
+
+def score_rows(
+    model: Wavefunction,
+    walkers: Walkers,
+    points: Point,
+    chunk: int | None = None,
+    start: Int[Array, ""] | int = 0,
+    columns: int | None = None,
+) -> Rows:
+    """X, or its columns from `start` on (zeros beyond the last), from `chunk` walkers at a time."""
+
+    def some(electrons: Float[Array, "chunk electrons 2"], points: Point) -> Float[Array, "chunk two columns"]:
+        scores = derivatives(model, electrons, points)
+        if columns is None:
+            return scores
+        padded = jnp.pad(scores, ((0, 0), (0, 0), (0, -scores.shape[-1] % columns)))
+        return jax.lax.dynamic_slice_in_dim(padded, start, columns, 2)
+
+    return centred(fill_chunks(some, walkers, points, chunk), walkers.shape[1]).reshape(2 * walkers[..., 0, 0].size, -1)
+
+
+def centred(scores: Float[Array, "all two P"], walkers: int) -> Float[Array, "all two P"]:
+    """Minus the mean over the `walkers` of each coupling, over √all; row by row, so that it is done in place."""
+    means = scores.reshape(-1, walkers, *scores.shape[1:]).mean(1)
+
+    def one(i: Int[Array, ""], x: Array) -> Array:
+        return x.at[i].set((x[i] - means[i // walkers]) / len(scores) ** 0.5)
+
+    return jax.lax.fori_loop(0, len(scores), one, scores)
+
+
+def derivatives(
+    model: Wavefunction, electrons: Float[Array, "chunk electrons 2"], points: Point
+) -> Float[Array, "chunk two P"]:
+    """∂(log|ψ|, arg ψ)/∂p of walkers, each at its own coupling."""
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def one(electrons: Float[Array, "electrons 2"], point: Point) -> tuple[Wavefunction, Wavefunction]:
+        def parts(params: Wavefunction) -> tuple[Float[Array, ""], Float[Array, ""]]:
+            value = eqx.combine(params, static)(electrons, point)
+            return value.real, value.imag
+
+        (re, im), pull = jax.vjp(parts, params)
+        one, zero = jnp.ones_like(re), jnp.zeros_like(im)
+        # Two pulls in a row: as one batched pull (jacrev) XLA's CPU code is several times slower.
+        return pull((one, zero))[0], pull((zero, one))[0]
+
+    # Joined only after the batched pulls: flattening inside them is several times slower.
+    leaves = [jnp.stack(pair, 1) for pair in zip(*map(jax.tree.leaves, jax.vmap(one)(electrons, points)), strict=True)]
+    return jnp.concatenate([x.reshape(*x.shape[:2], -1) for x in leaves], axis=2)
+
+
+def gram(rows: Rows) -> Float[Array, "M M"]:
+    """XXᵀ: products of `BLOCK` columns in the precision of X, added in float64."""
+    count = max(1, rows.shape[1] // BLOCK)
+
+    def product(block: Float[Array, "M columns"]) -> Float[Array, "M M"]:
+        return (block @ block.T).astype(jnp.float64)
+
+    def add(total: Float[Array, "M M"], start: Int[Array, ""]) -> tuple[Float[Array, "M M"], None]:
+        return total + product(jax.lax.dynamic_slice_in_dim(rows, start, BLOCK, 1)), None
+
+    rest = product(rows[:, (count - 1) * BLOCK :])
+    if count == 1:
+        return rest
+    return jax.lax.scan(add, rest, jnp.arange(count - 1) * BLOCK)[0]
