@@ -59,7 +59,7 @@ def local_energy(n: int, machine: Machine, seconds: float) -> Row:
     walkers at once.
     """
     model, walkers, points = problem(n, COMMON, WALKERS[n])
-    chunk = default_chunk(n)
+    chunk = chunk_of(n, COMMON)
     forward = program(log_psi, model, walkers, points)
     ours = program(lambda m, r, p: kinetic_energy(m, r, p, chunk), model, walkers, points)
     folx = program(lambda m, r, p: kinetic_energy(m, r, p, chunk, method="folx"), model, walkers, points)
@@ -82,12 +82,10 @@ def local_energy(n: int, machine: Machine, seconds: float) -> Row:
 def experts(n: int, seconds: float) -> Row:
     """16 experts, two open: the chosen ones evaluated, against all."""
     model, walkers, points = problem(n, EXPERTS, WALKERS[n])
-    programs = {}
+    programs, chunk = {}, chunk_of(n, EXPERTS)
     for sparse in (True, False):
         m = with_experts(model, sparse=sparse)
-        programs[f"energy {sparse}"] = program(
-            lambda m, r, p: kinetic_energy(m, r, p, default_chunk(n)), m, walkers, points
-        )
+        programs[f"energy {sparse}"] = program(lambda m, r, p: kinetic_energy(m, r, p, chunk), m, walkers, points)
         programs[f"forward {sparse}"] = program(log_psi, m, walkers, points)
     times = _times(programs, seconds)
     return Row(
@@ -130,7 +128,7 @@ def growth(sizes: list[int], seconds: float) -> Row:
     programs = {}
     for n in sizes:
         programs[n] = program(
-            lambda m, r, p, n=n: kinetic_energy(m, r, p, default_chunk(n)), *problem(n, COMMON, WALKERS[n])
+            lambda m, r, p, chunk=chunk_of(n, COMMON): kinetic_energy(m, r, p, chunk), *problem(n, COMMON, WALKERS[n])
         )
     times = _times({str(n): p for n, p in programs.items()}, seconds)
     per_walker = {n: times[str(n)] / WALKERS[n] for n in sizes}
@@ -145,10 +143,12 @@ def growth(sizes: list[int], seconds: float) -> Row:
 def limits(n: int, machine: Machine, seconds: float) -> Iterator[Row]:
     """What bounds each program of a step: the share of its time that its matrix products would take at the machine's
     matrix rate, that their operands would take at its bandwidth, and that the call itself takes."""
-    model, walkers, points = problem(n, preset_network(n), WALKERS[n])
+    network = preset_network(n)
+    chunk = chunk_of(n, network)
+    model, walkers, points = problem(n, network, WALKERS[n])
     programs = {
         "log_psi": program(log_psi, model, walkers, points),
-        "local_energy": program(lambda m, r, p: kinetic_energy(m, r, p, default_chunk(n)), model, walkers, points),
+        "local_energy": program(lambda m, r, p: kinetic_energy(m, r, p, chunk), model, walkers, points),
     }
     for name, times in _times(programs, seconds / 4).items():
         p, t = programs[name], float(np.median(times))
@@ -165,9 +165,9 @@ def preset_network(n: int) -> Network:
     return preset(f"moire-n{54 if n == 18 else n}").network
 
 
-def default_chunk(n: int) -> int:
-    """Walkers at once of a local energy."""
-    return max(1, min(WALKERS[n], 144 // n))
+def chunk_of(n: int, network: Network) -> int:
+    """Walkers at once in a local energy, as a run would choose them."""
+    return Vmc(config(n, network, WALKERS[n])).plan.chunk
 
 
 def _count(n: int, network: Network) -> tuple[int, int]:

@@ -86,13 +86,18 @@ class Attention(eqx.Module):
 
     def __call__(self, x: Features) -> Features:
         *batch, n, width = x.shape
-        head = self.head_width
-        q = self.query(x).reshape(*batch, n, self.kv_heads, self.heads // self.kv_heads, head) / math.sqrt(head)
-        k = self.key(x).reshape(*batch, n, self.kv_heads, head)
-        v = self.value(x).reshape(*batch, n, self.kv_heads, head)
-        weight = softmax(jnp.einsum("...igqd,...jgd->...gqij", q, k))
-        mixed = jnp.einsum("...gqij,...jgd->...igqd", weight, v)
-        return self.out(mixed.reshape(*batch, n, width))
+        groups = self.heads // self.kv_heads
+
+        def split(y: Features, groups: int) -> Array:
+            """[*batch, kv, (group, electron), d]: matrix products without transpositions, also backwards."""
+            y = y.reshape(*batch, n, self.kv_heads, groups, self.head_width)
+            return jnp.moveaxis(y, -4, -2).reshape(*batch, self.kv_heads, groups * n, self.head_width)
+
+        q = split(self.query(x), groups) / math.sqrt(self.head_width)
+        k, v = split(self.key(x), 1), split(self.value(x), 1)
+        mixed = softmax(q @ jnp.swapaxes(k, -1, -2)) @ v
+        mixed = mixed.reshape(*batch, self.kv_heads, groups, n, self.head_width)
+        return self.out(jnp.moveaxis(mixed, -2, -4).reshape(*batch, n, width))
 
     @property
     def head_width(self) -> int:

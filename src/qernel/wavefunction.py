@@ -278,7 +278,9 @@ class Wavefunction(eqx.Module):
         cos, sin = jnp.cos(bloch), jnp.sin(bloch)
         re, im = cos * u_re - sin * u_im, cos * u_im + sin * u_re
         columns = occupations.columns  # [K, j]
-        re, im = (jnp.moveaxis(x[..., columns], -3, -2) for x in (re, im))
+        # As a product with a matrix of ones and zeros: much faster than a gather, above all backwards.
+        pick = jnp.asarray(columns[..., None] == np.arange(len(occupations.band)), dtype)
+        re, im = (jnp.einsum("...io,kjo->...kij", x, pick) for x in (re, im))
         if self.start.family.n_down:
             spin = np.arange(columns.shape[1]) < self.start.family.n_up
             same = jnp.asarray(spin[:, None] == spin[None], dtype)
