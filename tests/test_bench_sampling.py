@@ -41,7 +41,7 @@ def test_worth_of_a_trained_model(model):
 
 
 def test_table_has_a_row_for_each_contender(model):
-    text = table(model, [Proposal(0.5, drift=False), Proposal(0.6)], walkers=8, sweeps=20, moves=1, burn_in=5)
+    text = table(model, [Proposal(0.5, drift=False), Proposal(0.6)], walkers=64, sweeps=20, moves=1, burn_in=5)
     lines = text.splitlines()
     assert len(lines) == 4
     assert len({line.count("|") for line in lines}) == 1

@@ -77,6 +77,21 @@ def test_logs_are_equal_but_for_times(runs):
     assert (np.diff(b["wall"][::COUPLINGS]) > 0).all()
 
 
+def test_resumed_run_chooses_the_same_moves(runs):
+    """Interrupted within a window of the running correlation, before the number of moves is chosen anew."""
+    folder, auto = runs[0].parent, ("--sampling.sweeps", "auto")
+    assert train(folder / "auto", 24, *auto) == 0
+    assert train(folder / "auto_resumed", 13, *auto) == 0
+    assert train(folder / "auto_resumed", 24, *auto) == 0
+    a, b = (read_log(folder / name / "train.csv") for name in ("auto", "auto_resumed"))
+    for name in ("moves", "energy_correlation", "energy"):
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    moves = a["moves"][::COUPLINGS]
+    assert (moves[:21] == 10).all()
+    assert (a["energy_correlation"][:COUPLINGS] == 0).all()
+    assert (a["energy_correlation"][COUPLINGS:] != 0).all()
+
+
 def test_one_row_for_each_step_and_coupling(runs):
     for folder in runs[:2]:
         log = read_log(folder / "train.csv")
