@@ -1,11 +1,13 @@
-"""How functions are compiled."""
+"""How functions are compiled: options, and the precision of matrix products."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 
 OPTIONS = {
     # With this scheduler XLA's CPU runtime (jaxlib 0.10) loses a wake-up on two threads and waits for ever: the
@@ -15,6 +17,17 @@ OPTIONS = {
 }
 
 
+PRODUCTS = "highest"
+"""Precision of float32 matrix products. On its own JAX lets GPUs round their operands to tf32 and TPUs to bfloat16;
+docs/precision.md has what that costs."""
+
+
 def compiled(f: Callable[..., Any]) -> Any:
-    """`equinox.filter_jit` with the options that every program of this package needs."""
-    return eqx.filter_jit(f, compiler_options=OPTIONS)
+    """`equinox.filter_jit` with the options and the precision that every program of this package needs."""
+
+    @functools.wraps(f)
+    def precise(*args: Any, **settings: Any) -> Any:
+        with jax.default_matmul_precision(PRODUCTS):
+            return f(*args, **settings)
+
+    return eqx.filter_jit(precise, compiler_options=OPTIONS)
