@@ -30,4 +30,4 @@ def compiled(f: Callable[..., Any]) -> Any:
         with jax.default_matmul_precision(PRODUCTS):
             return f(*args, **settings)
 
-    return eqx.filter_jit(precise, compiler_options=OPTIONS)
+    return eqx.filter_jit(precise, compiler_options=OPTIONS)  # type: ignore[call-overload]
