@@ -7,6 +7,8 @@ on the sizes by rounding, so a run that goes on must keep them to stay the same 
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +36,9 @@ CACHE = 1.5 * MIB
 SCORE_CACHE = 64 * MIB
 """bytes of the scores of one chunk of walkers on CPUs; times are even from a quarter to four times of it"""
 
+MOST_BLOCKS = 64
+"""blocks of weights at most: where that is not enough it is the Gram matrix that does not fit"""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,12 +48,13 @@ class Plan:
     """walkers at once in the local energy"""
     score_chunk: int
     """walkers at once in derivatives with respect to the weights"""
-    score_columns: int
-    """weights whose scores are held for all walkers at once"""
+    score_blocks: int
+    """blocks of weights whose scores are computed one after the other; 1: the scores are held"""
 
     def halved(self) -> Plan | None:
-        """Half of each; none if nothing is left to halve."""
-        smaller = Plan(*(max(1, x // 2) for x in (self.chunk, self.score_chunk, self.score_columns)))
+        """Half the memory; none if nothing is left to halve."""
+        chunk, score_chunk = (max(1, x // 2) for x in (self.chunk, self.score_chunk))
+        smaller = Plan(chunk, score_chunk, min(MOST_BLOCKS, 2 * self.score_blocks))
         return None if smaller == self else smaller
 
 
@@ -66,18 +72,18 @@ def make_plan(config: Config, couplings: int, walkers: int, parameters: int) -> 
     rows = 2 * total
     # Of the rest, one block of columns, and the Gram matrix with its factors and a fallback by eigenvalues.
     free = limit * 7 / 8 - 8 * 8 * rows**2
-    columns = int(free / (rows * _itemsize(network)))
+    blocks = rows * parameters * _itemsize(network) / max(free, 1.0)
     return Plan(
         chunk=forced or _even(total, chunk),
         score_chunk=forced or _even(total, score_chunk),
-        score_columns=_even(parameters, columns),
+        score_blocks=min(MOST_BLOCKS, math.ceil(blocks)),
     )
 
 
 def describe(plan: Plan, config: Config, couplings: int, parameters: int) -> str:
     """One line on the sizes chosen."""
-    size = 2 * couplings * config.sampling.walkers * min(plan.score_columns, parameters) * _itemsize(config.network)
-    blocks = -(-parameters // plan.score_columns)
+    blocks = plan.score_blocks
+    size = 2 * couplings * config.sampling.walkers * -(-parameters // blocks) * _itemsize(config.network)
     held = "scores held" if blocks == 1 else f"scores in {blocks} blocks of weights"
     return (
         f"chunk {plan.chunk} walkers (local energy), {plan.score_chunk} (scores); "
@@ -108,15 +114,14 @@ def available() -> float:
     stats = jax.devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    free = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))]
-    try:
+    free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):  # not Linux
         lines = Path("/proc/meminfo").read_text().splitlines()
-        free = [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")] or free
+        free = min(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
         group = Path("/sys/fs/cgroup")
-        free.append(float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
-    except (OSError, ValueError):  # not Linux, no container, or one without a limit ("max")
-        pass
-    return max(min(free), 0.0)
+        free = min(free, float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
+    return max(free, 0.0)
 
 
 def derivative_bytes(network: Network, electrons: int) -> float:
@@ -126,16 +131,20 @@ def derivative_bytes(network: Network, electrons: int) -> float:
 
 def energy_bytes(network: Network, electrons: int) -> float:
     """Of the local energy, per walker: five arrays of first derivatives of features, expert units and orbitals."""
-    evaluated = network.top_k if network.experts >= SPARSE_FROM * network.top_k else network.experts
-    width = network.width + evaluated * network.expert_width + 2 * electrons
-    return 5 * 2.0 * electrons**2 * width * _itemsize(network)
+    return 5 * 2.0 * electrons**2 * (_units(network) + 2 * electrons) * _itemsize(network)
 
 
 def score_bytes(network: Network, electrons: int, parameters: int) -> float:
     """Of the scores, per walker: both parts twice, and what the reverse pass keeps of each layer and determinant."""
-    per_electron = 20 * network.layers * (network.width + network.experts * network.expert_width)
-    pairs = 8 * (network.layers * network.heads + 2 * network.determinants)
-    return (4.0 * parameters + per_electron * electrons + pairs * electrons**2) * _itemsize(network)
+    kept = 6 * network.layers * _units(network) * electrons
+    pairs = 2 * (network.layers * network.heads + 4 * network.determinants) * electrons**2
+    return (4.0 * parameters + kept + pairs) * _itemsize(network)
+
+
+def _units(network: Network) -> int:
+    """Features of an electron and units of the experts evaluated for it."""
+    evaluated = network.top_k if network.experts >= SPARSE_FROM * network.top_k else network.experts
+    return network.width + evaluated * network.expert_width
 
 
 def _itemsize(network: Network) -> int:
@@ -148,4 +157,4 @@ def _even(total: int, most: float) -> int:
 
 
 def _text(size: float) -> str:
-    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.0f} MiB"
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / MIB:.3g} MiB"

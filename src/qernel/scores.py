@@ -25,9 +25,6 @@ from qernel.wavefunction import Point, Wavefunction
 
 Rows = Float[Array, "M P"]
 
-BLOCK = 2**13
-"""columns multiplied at once into the Gram matrix; the blocks are added in float64 (`docs/precision.md`)"""
-
 
 @runtime_checkable
 class Scores(Protocol):
@@ -137,16 +134,5 @@ def derivatives(
 
 
 def gram(rows: Rows) -> Float[Array, "M M"]:
-    """XXᵀ: products of `BLOCK` columns in the precision of X, added in float64."""
-    count = max(1, rows.shape[1] // BLOCK)
-
-    def product(block: Float[Array, "M columns"]) -> Float[Array, "M M"]:
-        return (block @ block.T).astype(jnp.float64)
-
-    def add(total: Float[Array, "M M"], start: Int[Array, ""]) -> tuple[Float[Array, "M M"], None]:
-        return total + product(jax.lax.dynamic_slice_in_dim(rows, start, BLOCK, 1)), None
-
-    rest = product(rows[:, (count - 1) * BLOCK :])
-    if count == 1:
-        return rest
-    return jax.lax.scan(add, rest, jnp.arange(count - 1) * BLOCK)[0]
+    """XXᵀ, multiplied in the precision of X; docs/precision.md has what that costs."""
+    return (rows @ rows.T).astype(jnp.float64)

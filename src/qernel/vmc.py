@@ -198,8 +198,9 @@ class Vmc:
         if isinstance(self.config.optimizer, Adam):
             return energy_gradient(model, walkers, points, clipped, self.plan.score_chunk)
         right, chunk = residuals(clipped).reshape(-1), self.plan.score_chunk
-        if self.plan.score_columns < self.n_parameters:
-            return Streamed(model, walkers, points, chunk, self.plan.score_columns), right
+        if self.plan.score_blocks > 1:
+            columns = -(-self.n_parameters // self.plan.score_blocks)
+            return Streamed(model, walkers, points, chunk, columns), right
         return Held(score_rows(model, walkers, points, chunk)), right
 
     @compiled
