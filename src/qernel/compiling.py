@@ -23,6 +23,12 @@ docs/precision.md has what that costs."""
 
 
 def compiled(f: Callable[..., Any]) -> Any:
-    """`equinox.filter_jit` with the options that every program of this package needs."""
+    """`equinox.filter_jit` with the options and the precision that every program of this package needs."""
+
+    @functools.wraps(f)
+    def precise(*args: Any, **settings: Any) -> Any:
+        with jax.default_matmul_precision(PRODUCTS):
+            return f(*args, **settings)
+
     jit: Any = eqx.filter_jit
-    return jit(f, compiler_options=OPTIONS)
+    return jit(precise, compiler_options=OPTIONS)
