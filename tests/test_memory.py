@@ -59,7 +59,7 @@ def test_less_memory_gives_smaller_pieces_within_it(gib):
 
 def test_a_chunk_that_is_asked_for_is_taken():
     plan = plan_of(replace(N54, sampling=replace(N54.sampling, chunk=7)))
-    assert plan.chunk == plan.score_chunk == 7
+    assert plan.chunk == plan.move_chunk == plan.score_chunk == 7
 
 
 def test_available_memory_is_a_sensible_number():
@@ -83,8 +83,8 @@ def test_halving_until_it_fits():
             raise exhausted()
         return plan.chunk
 
-    assert memory.fitting(work, Plan(20, 9, 1), said.append) == (2, Plan(2, 1, 8))
-    assert tried == [Plan(20, 9, 1), Plan(10, 4, 2), Plan(5, 2, 4), Plan(2, 1, 8)]
+    assert memory.fitting(work, Plan(20, 30, 9, 1), said.append) == (2, Plan(2, 3, 1, 8))
+    assert tried == [Plan(20, 30, 9, 1), Plan(10, 15, 4, 2), Plan(5, 7, 2, 4), Plan(2, 3, 1, 8)]
     assert len(said) == 3
 
 
@@ -96,9 +96,9 @@ def test_errors_that_smaller_pieces_do_not_cure_are_raised():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
-        memory.fitting(never, Plan(4, 4, 4), lambda line: None)
+        memory.fitting(never, Plan(4, 4, 4, 4), lambda line: None)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        memory.fitting(other, Plan(4, 4, 4), lambda line: None)
+        memory.fitting(other, Plan(4, 4, 4, 4), lambda line: None)
 
 
 def test_a_run_goes_on_with_the_sizes_it_came_to(tmp_path, monkeypatch, capsys):

@@ -89,6 +89,18 @@ def test_autodiff_slope_equals_finite_difference_at_random_scores():
     np.testing.assert_allclose(smooth_top_k(scores + 3.7, 3), smooth_top_k(scores, 3), atol=1e-9)
 
 
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_derivatives_where_scores_lie_far_apart(k):
+    """A shift of all scores moves no gate, and derivatives are those of the values, also below the floor of x."""
+    scores = jnp.asarray([[0.3, -5.0, 6.1, -7.5, -2.0, 5.9], [9.0, -9.0, 0.0, -4.0, 9.5, -20.0]])
+    np.testing.assert_allclose(smooth_top_k(scores - 3.7, k), smooth_top_k(scores, k), atol=1e-12)
+    direction = jnp.asarray(np.random.default_rng(0).normal(size=scores.shape))
+    slope = jax.jvp(lambda s: smooth_top_k(s, k), (scores,), (direction,))[1]
+    h = 1e-5
+    wanted = (smooth_top_k(scores + h * direction, k) - smooth_top_k(scores - h * direction, k)) / (2 * h)
+    np.testing.assert_allclose(slope, wanted, atol=1e-9)
+
+
 call = eqx.filter_jit(lambda f, *x: f(*x))
 
 

@@ -88,7 +88,7 @@ def test_a_step_does_not_depend_on_the_plan():
     """Weights after two steps: everything at once, and in small pieces."""
     vmc = Vmc(PAIR)
     changes = []
-    for plan in (Plan(12, 12, 1), Plan(5, 3, 4)):
+    for plan in (Plan(12, 12, 12, 1), Plan(5, 7, 3, 4)):
         state, other = vmc.init(), vmc.with_plan(plan)
         for _ in range(2):
             state, _, _ = other.step(state)

@@ -29,11 +29,11 @@ from qernel.compiling import compiled
 from qernel.config import Config, from_dict
 from qernel.errors import InputError, require
 from qernel.hamiltonian import Hamiltonian, Potential, moire_energy
-from qernel.sampling import Sampled, adapt_width, metropolis
+from qernel.sampling import Sampled, adapt_width, metropolis, wave_density
 from qernel.stats import Estimate, estimate
 from qernel.types import Key, Walkers
 from qernel.vmc import Vmc, measure
-from qernel.wavefunction import Point, Wavefunction, log_psi
+from qernel.wavefunction import Point, Wavefunction
 
 TERMS = ("energy", "kinetic", "moire", "interaction", "energy_imag", "kinetic_from_gradient", "kinetic_gap", "w")
 """Series kept: local energy and its terms, E0; Im E_L; ½|∇log ψ|²; the difference of both kinetic energies; Σ W."""
@@ -263,7 +263,7 @@ def sample(model: Model, couplings: FloatArray, settings: Settings) -> list[Resu
     burn = compiled(_moves)
     for _ in range(-(-settings.burn_in // settings.moves)):
         key, sub = jax.random.split(key)
-        sampled = burn(config, model.wavefunction, points, sub, walkers, width, settings.moves)
+        sampled = burn(config, model.wavefunction, points, sub, walkers, width, settings.moves, plan.move_chunk)
         walkers, width = sampled.walkers, adapt_width(width, sampled.acceptance, family.cell)
 
     length = 20
@@ -290,7 +290,7 @@ def sample(model: Model, couplings: FloatArray, settings: Settings) -> list[Resu
 def _block_of_plan(sampler: Callable[..., Block], *arguments: Any) -> Block:
     """A block with the chunk of the plan, the last argument; complete before it returns, or out of memory."""
     *others, plan = arguments
-    block: Block = jax.block_until_ready(sampler(*others, plan.chunk))
+    block: Block = jax.block_until_ready(sampler(*others, plan.chunk, plan.move_chunk))
     return block
 
 
@@ -300,12 +300,16 @@ def _worst_error(series: list[np.ndarray]) -> float:
 
 
 def _moves(
-    config: Config, model: Wavefunction, points: Point, key: Key, walkers: Walkers, width: Array, moves: int
+    config: Config,
+    model: Wavefunction,
+    points: Point,
+    key: Key,
+    walkers: Walkers,
+    width: Array,
+    moves: int,
+    chunk: int | None = None,
 ) -> Sampled:
-    def log_density(r: Walkers) -> Array:
-        return 2 * log_psi(model, r, points).real
-
-    return metropolis(key, walkers, log_density, width, moves, config.family.cell)
+    return metropolis(key, walkers, wave_density(model, points, chunk), width, moves, config.family.cell)
 
 
 def _block(
@@ -320,13 +324,14 @@ def _block(
     width: Array,
     length: int,
     chunk: int | None = None,
+    move_chunk: int | None = None,
 ) -> Block:
     """`length` measurements of every walker, `moves` moves apart; the histogram takes every measured configuration."""
     unit = config.family.hamiltonians(couplings.astype(walkers.dtype))
     unit = replace(unit, lam=jnp.ones_like(unit.lam))
 
     def one(carry: Walkers, key: Key) -> tuple[Walkers, tuple[Array, Array, Array]]:
-        sampled = _moves(config, model, points, key, carry, width, moves)
+        sampled = _moves(config, model, points, key, carry, width, moves, move_chunk)
         m = measure(config, model, sampled.walkers, couplings, points, chunk)
         total = m.terms.total
         w = jax.vmap(moire_energy)(sampled.walkers, unit)

@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from qernel.dispatch import blocked_product, dispatch
 from qernel.jets import Jet, elementwise, linear, several
-from qernel.moe import FLOOR, SHARPNESS, Experts, MixtureOfExperts, excess, log_ratio, next_ratio, opening
+from qernel.moe import SHARPNESS, Experts, MixtureOfExperts, excess, floored, log_ratio, next_ratio, opening
 
 
 def experts(layer: MixtureOfExperts, x: Jet) -> Jet:
@@ -40,8 +40,8 @@ def gates(layer: MixtureOfExperts, x: Jet) -> Jet:
 
 def _threshold(s: Jet, k: int) -> Jet:
     """Jet of τ, value [tokens], jacobian [tokens, a]: the recursion of `moe.threshold`, one score a turn."""
-    x = elementwise(lambda s: jnp.exp(SHARPNESS * s) + FLOOR, s)
-    by_expert = Jet(*(jnp.moveaxis(y, -1, 0) for y in x))
+    x = elementwise(lambda s: jnp.exp(SHARPNESS * s), s)
+    by_expert = Jet(*(jnp.moveaxis(floored(y), -1, 0) for y in x))
 
     def take_in(ratios: tuple[Jet, ...], x: Jet) -> tuple[tuple[Jet, ...], None]:
         return (ratios[0] + x, *(several(next_ratio, *pair, x) for pair in itertools.pairwise(ratios))), None

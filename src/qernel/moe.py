@@ -36,7 +36,7 @@ SPARSE_FROM = 3
 """Experts per open gate from which sorting tokens by expert is faster than evaluating all (docs/benchmarks.md)."""
 
 FLOOR = 1e-12
-"""Smallest exp(p s) kept apart from 0."""
+"""Share of Σ exp(p s) that every exp(p s) is raised by."""
 
 Scores = Float[Array, "*batch experts"]
 Gates = Float[Array, "*batch electrons experts"]
@@ -64,12 +64,17 @@ def excess(scores: Scores, k: int) -> Scores:
 
 def threshold(scores: Scores, k: int) -> Float[Array, "*batch"]:
     """τ, at least the (k + 1)-th score, for scores whose largest is 0 and k below their number."""
-    x = jnp.exp(SHARPNESS * scores) + FLOOR  # the floor keeps ratios defined
+    x = floored(jnp.exp(SHARPNESS * scores))
     # ρ_m = e_m/e_{m−1}, m = 1 … k + 1, taking in one score at a time.
     ratios = [jnp.zeros_like(x[..., 0])] * (k + 1)
     for x_e in jnp.moveaxis(x, -1, 0):
         ratios = [ratios[0] + x_e, *(next_ratio(*pair, x_e) for pair in itertools.pairwise(ratios))]
     return log_ratio(ratios[k], k)
+
+
+def floored(x: Scores) -> Scores:
+    """x_e + floor Σ x: keeps ratios defined, and scales with x, so that a shift of all scores shifts τ exactly."""
+    return x + FLOOR * x.sum(-1, keepdims=True)
 
 
 def next_ratio(low: Array, high: Array, x: Array) -> Array:
@@ -79,7 +84,7 @@ def next_ratio(low: Array, high: Array, x: Array) -> Array:
 
 def log_ratio(ratio: Array, k: int) -> Array:
     """τ = (1/p) log[(k + 1) ρ_{k+1}]; the margin keeps k + 1 equal scores closed whatever the rounding."""
-    return jnp.log((k + 1) * (1 + 1e-5) * (ratio + FLOOR)) / SHARPNESS
+    return jnp.log((k + 1) * (1 + 1e-5) * ratio) / SHARPNESS
 
 
 class Experts(eqx.Module):

@@ -19,12 +19,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from qernel.cell import Cell
-from qernel.types import Key, PerCoupling, Samples, Walkers
+from qernel.chunks import map_chunks
+from qernel.types import Electrons, Key, PerCoupling, PerWalker, Samples, Walkers
+from qernel.wavefunction import Point, Wavefunction
 
 T = TypeVar("T")
 
-LogDensity = Callable[[Walkers], Samples]
-"""log|ψ|², [couplings, walkers], of walkers [couplings, walkers, N, 2]."""
+LogDensity = Callable[[Float[Array, "*batch electrons 2"]], PerWalker]
+"""log|ψ|² of walkers."""
 
 TARGET_ACCEPTANCE = 0.6
 
@@ -41,10 +43,14 @@ class Sampled(NamedTuple):
 class Chains(NamedTuple):
     """Walkers and what the next move needs to know of them."""
 
-    walkers: Walkers
-    log_density: Samples
-    drift: Walkers
+    walkers: Electrons
+    log_density: PerWalker
+    drift: Electrons
     """v = ∇log|ψ|, 1/a_M"""
+
+
+Density = Callable[[Walkers], Chains]
+"""The chains at walkers [couplings, walkers, N, 2]."""
 
 
 def random_walkers(key: Key, couplings: int, walkers: int, n_electrons: int, cell: Cell, dtype: str) -> Walkers:
@@ -56,7 +62,7 @@ def random_walkers(key: Key, couplings: int, walkers: int, n_electrons: int, cel
 def metropolis(
     key: Key,
     walkers: Walkers,
-    log_density: LogDensity,
+    density: Density,
     width: PerCoupling,
     steps: int | Int[Array, ""],
     cell: Cell,
@@ -68,32 +74,41 @@ def metropolis(
     one program then serves any number of moves.
     """
 
-    def density(r: Walkers) -> Chains:
-        return at(log_density, r)
-
     def one(i: Int[Array, ""], carry: tuple[Chains, PerCoupling]) -> tuple[Chains, PerCoupling]:
         chains, rate = move(jax.random.fold_in(moves, i), carry[0], width, density)
         return chains, carry[1] + rate
 
     moves, k1, k2 = jax.random.split(key, 3)
     chains, accepted = jax.lax.fori_loop(0, steps, one, (density(walkers), jnp.zeros_like(width)))
-    old = chains.walkers, chains.log_density
     shifts = jnp.asarray(cell.translations, walkers.dtype)
     shift = shifts[jax.random.randint(k1, walkers.shape[:2], 0, len(cell.translations))]
-    shifted = chains.walkers + shift[:, :, None]
-    new = shifted, log_density(shifted)
-    ok = accepts(k2, new[1] - old[1])
-    walkers, log_value = choose(ok, new, old)
-    return Sampled(wrap(walkers, cell), log_value, accepted / steps, ok.mean(1, dtype=width.dtype))
+    shifted = density(chains.walkers + shift[:, :, None])
+    ok = accepts(k2, shifted.log_density - chains.log_density)
+    chains = choose(ok, shifted, chains)
+    rates = accepted / steps, ok.mean(1, dtype=width.dtype)
+    return Sampled(wrap(chains.walkers, cell), chains.log_density, *rates)
 
 
-def at(log_density: LogDensity, walkers: Walkers) -> Chains:
+def wave_density(model: Wavefunction, points: Point, chunk: int | None = None) -> Density:
+    """|ψ|² of walkers at their couplings, `chunk` of them at a time."""
+
+    def some(electrons: Float[Array, "chunk electrons 2"], points: Point) -> Chains:
+        return at(lambda r: 2 * jax.vmap(model)(r, points).real, electrons)
+
+    def density(walkers: Walkers) -> Chains:
+        chains: Chains = map_chunks(some, walkers, points, chunk)
+        return chains
+
+    return density
+
+
+def at(log_density: LogDensity, walkers: Float[Array, "*batch electrons 2"]) -> Chains:
     """The chains at these walkers."""
     value, pull = jax.vjp(log_density, walkers)
     return Chains(walkers, value, pull(jnp.full_like(value, 0.5))[0])
 
 
-def move(key: Key, old: Chains, width: PerCoupling, density: Callable[[Walkers], Chains]) -> tuple[Chains, PerCoupling]:
+def move(key: Key, old: Chains, width: PerCoupling, density: Density) -> tuple[Chains, PerCoupling]:
     """One move of all walkers, and the share accepted at each coupling. Without drift it is a Gaussian move."""
     k1, k2 = jax.random.split(key)
     new, log_ratio = propose(jax.random.normal(k1, old.walkers.shape, old.walkers.dtype), old, width, density)
@@ -101,9 +116,7 @@ def move(key: Key, old: Chains, width: PerCoupling, density: Callable[[Walkers],
     return choose(ok, new, old), ok.mean(1, dtype=width.dtype)
 
 
-def propose(
-    noise: Walkers, old: Chains, width: PerCoupling, density: Callable[[Walkers], Chains]
-) -> tuple[Chains, Samples]:
+def propose(noise: Walkers, old: Chains, width: PerCoupling, density: Density) -> tuple[Chains, Samples]:
     """New chains from normal noise η, and log A of the Metropolis–Hastings ratio, [couplings, walkers]."""
     s = width[:, None, None, None].astype(noise.dtype)
     new = density(old.walkers + s**2 * limited(old.drift, s) + s * noise)

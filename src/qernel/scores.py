@@ -26,6 +26,10 @@ from qernel.wavefunction import Point, Wavefunction
 Rows = Float[Array, "M P"]
 
 
+MIN_ROWS = 64
+"""rows of a block of the Gram matrix at least: smaller products are slow"""
+
+
 @runtime_checkable
 class Scores(Protocol):
     """X, as far as SPRING needs it."""
@@ -135,4 +139,13 @@ def derivatives(
 
 def gram(rows: Rows) -> Float[Array, "M M"]:
     """XXᵀ, multiplied in the precision of X; docs/precision.md has what that costs."""
-    return (rows @ rows.T).astype(jnp.float64)
+    return symmetric(rows).astype(jnp.float64)
+
+
+def symmetric(x: Float[Array, "M columns"]) -> Float[Array, "M M"]:
+    """x xᵀ from the products of its upper blocks: with eight parts 9/16 of the work."""
+    size = max(MIN_ROWS, -(-len(x) // 8))
+    parts = [x[i : i + size] for i in range(0, len(x), size)]
+    upper = [[a @ b.T for b in parts[i:]] for i, a in enumerate(parts)]
+    rows = [[upper[j][i - j].T for j in range(i)] + upper[i] for i in range(len(parts))]
+    return jnp.block(rows)

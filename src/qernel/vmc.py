@@ -23,11 +23,11 @@ from qernel.hamiltonian import EnergyTerms, interaction_energy, moire_energy
 from qernel.laplacian import Kinetic, Method, kinetic_energy
 from qernel.memory import Plan, make_plan
 from qernel.pace import Pace, initial, next_pace
-from qernel.sampling import Sampled, adapt_width, metropolis, random_walkers
+from qernel.sampling import Sampled, adapt_width, metropolis, random_walkers, wave_density
 from qernel.scores import Held, Streamed, score_rows
 from qernel.spring import Spring
 from qernel.types import Key, PerCoupling, Walkers
-from qernel.wavefunction import Point, Start, Wavefunction, log_psi, make_start
+from qernel.wavefunction import Point, Start, Wavefunction, make_start
 
 
 class TrainState(NamedTuple):
@@ -179,10 +179,8 @@ class Vmc:
     def _sample(
         self, model: Wavefunction, key: Key, walkers: Walkers, width: PerCoupling, moves: Array, points: Point
     ) -> Sampled:
-        def log_density(r: Walkers) -> Float[Array, "couplings walkers"]:
-            return 2 * log_psi(model, r, points).real
-
-        return metropolis(key, walkers, log_density, width, moves, self.config.family.cell)
+        density = wave_density(model, points, self.plan.move_chunk)
+        return metropolis(key, walkers, density, width, moves, self.config.family.cell)
 
     @compiled
     def _measure(self, model: Wavefunction, walkers: Walkers, couplings: Array, points: Point) -> Measured:
