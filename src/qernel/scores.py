@@ -26,10 +26,6 @@ from qernel.wavefunction import Point, Wavefunction
 Rows = Float[Array, "M P"]
 
 
-MIN_ROWS = 64
-"""rows of a block of the Gram matrix at least: smaller products are slow"""
-
-
 @runtime_checkable
 class Scores(Protocol):
     """X, as far as SPRING needs it."""
@@ -108,7 +104,9 @@ def score_rows(
 
 def centred(scores: Float[Array, "all two P"], walkers: int) -> Float[Array, "all two P"]:
     """Minus the mean over the `walkers` of each coupling, over √all; row by row, so that it is done in place."""
-    means = scores.reshape(-1, walkers, *scores.shape[1:]).mean(1)
+    # As a product: several times faster than a mean over a middle axis.
+    average = jnp.full((1, walkers), 1 / walkers, scores.dtype)
+    means = (average @ scores.reshape(-1, walkers, scores[0].size)).reshape(-1, *scores.shape[1:])
 
     def one(i: Int[Array, ""], x: Array) -> Array:
         return x.at[i].set((x[i] - means[i // walkers]) / len(scores) ** 0.5)
@@ -139,13 +137,4 @@ def derivatives(
 
 def gram(rows: Rows) -> Float[Array, "M M"]:
     """XXᵀ, multiplied in the precision of X; docs/precision.md has what that costs."""
-    return symmetric(rows).astype(jnp.float64)
-
-
-def symmetric(x: Float[Array, "M columns"]) -> Float[Array, "M M"]:
-    """x xᵀ from the products of its upper blocks: with eight parts 9/16 of the work."""
-    size = max(MIN_ROWS, -(-len(x) // 8))
-    parts = [x[i : i + size] for i in range(0, len(x), size)]
-    upper = [[a @ b.T for b in parts[i:]] for i, a in enumerate(parts)]
-    rows = [[upper[j][i - j].T for j in range(i)] + upper[i] for i in range(len(parts))]
-    return jnp.block(rows)
+    return (rows @ rows.T).astype(jnp.float64)
