@@ -122,7 +122,7 @@ def test_user_potential_is_solved_exactly_by_the_start_too():
         base,
         family=family,
         network=replace(SMALL, plane_wave_cutoff=900.0),
-        sampling=Sampling(walkers=8, sweeps=2, burn_in=20),
+        sampling=Sampling(walkers=200, sweeps=2, burn_in=20),
     )
     energy, variance, (_, moire, interaction) = measured(config)
     assert variance[0] < 1e-10

@@ -11,7 +11,7 @@ electron diverges at a node; it is limited as in doi:10.1063/1.465195, v̄ = 2v/
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -74,19 +74,27 @@ def metropolis(
     one program then serves any number of moves.
     """
 
-    def one(i: Int[Array, ""], carry: tuple[Chains, PerCoupling]) -> tuple[Chains, PerCoupling]:
-        chains, rate = move(jax.random.fold_in(moves, i), carry[0], width, density)
-        return chains, carry[1] + rate
-
-    moves, k1, k2 = jax.random.split(key, 3)
-    chains, accepted = jax.lax.fori_loop(0, steps, one, (density(walkers), jnp.zeros_like(width)))
     shifts = jnp.asarray(cell.translations, walkers.dtype)
-    shift = shifts[jax.random.randint(k1, walkers.shape[:2], 0, len(cell.translations))]
-    shifted = density(chains.walkers + shift[:, :, None])
-    ok = accepts(k2, shifted.log_density - chains.log_density)
-    chains = choose(ok, shifted, chains)
-    rates = accepted / steps, ok.mean(1, dtype=width.dtype)
-    return Sampled(wrap(chains.walkers, cell), chains.log_density, *rates)
+
+    def one(i: Int[Array, ""], carry: tuple[Chains, PerCoupling, PerCoupling]) -> Any:
+        # ψ is evaluated at one place alone, at first for the walkers given and at last for the translated ones: it is
+        # the evaluation that takes time to compile.
+        old, accepted, _ = carry
+        first, last = i == 0, i == steps + 1
+        k1, k2, k3 = jax.random.split(jax.random.fold_in(key, i), 3)
+        noise = jax.random.normal(k1, walkers.shape, walkers.dtype)
+        shift = shifts[jax.random.randint(k3, walkers.shape[:2], 0, len(cell.translations))][:, :, None]
+        still = old.walkers + jnp.where(last, shift, 0)
+        new = density(jnp.where(first | last, still, proposal(noise, old, width)))
+        log_ratio = jnp.where(last, new.log_density - old.log_density, log_acceptance(noise, old, new, width))
+        ok = first | accepts(k2, log_ratio)
+        rate = ok.mean(1, dtype=width.dtype)
+        return choose(ok, new, old), accepted + jnp.where(first | last, 0, rate), rate
+
+    unknown = Chains(walkers, jnp.zeros(walkers.shape[:2], walkers.dtype), jnp.zeros_like(walkers))
+    none = jnp.zeros_like(width)
+    chains, accepted, translated = jax.lax.fori_loop(0, steps + 2, one, (unknown, none, none))
+    return Sampled(wrap(chains.walkers, cell), chains.log_density, accepted / steps, translated)
 
 
 def wave_density(model: Wavefunction, points: Point, chunk: int | None = None) -> Density:
@@ -118,12 +126,22 @@ def move(key: Key, old: Chains, width: PerCoupling, density: Density) -> tuple[C
 
 def propose(noise: Walkers, old: Chains, width: PerCoupling, density: Density) -> tuple[Chains, Samples]:
     """New chains from normal noise η, and log A of the Metropolis–Hastings ratio, [couplings, walkers]."""
+    new = density(proposal(noise, old, width))
+    return new, log_acceptance(noise, old, new, width)
+
+
+def proposal(noise: Walkers, old: Chains, width: PerCoupling) -> Walkers:
+    """r + s² v̄(r) + s η."""
     s = width[:, None, None, None].astype(noise.dtype)
-    new = density(old.walkers + s**2 * limited(old.drift, s) + s * noise)
+    return old.walkers + s**2 * limited(old.drift, s) + s * noise
+
+
+def log_acceptance(noise: Walkers, old: Chains, new: Chains, width: PerCoupling) -> Samples:
+    """log A, [couplings, walkers]."""
+    s = width[:, None, None, None].astype(noise.dtype)
     # The noise that the reverse move needs.
     back = (old.walkers - new.walkers) / s - s * limited(new.drift, s)
-    log_ratio = new.log_density - old.log_density + 0.5 * jnp.sum(noise**2 - back**2, (-1, -2))
-    return new, log_ratio
+    return new.log_density - old.log_density + 0.5 * jnp.sum(noise**2 - back**2, (-1, -2))
 
 
 def limited(drift: Walkers, s: Float[Array, "couplings 1 1 1"]) -> Walkers:

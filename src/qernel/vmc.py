@@ -113,7 +113,8 @@ class Vmc:
     @cached_property
     def start(self) -> Start:
         """The one-body start shared by all couplings."""
-        return make_start(self.config.family, self.config.network)
+        with jax.ensure_compile_time_eval():  # it may be asked for first while a step is being traced
+            return make_start(self.config.family, self.config.network)
 
     @cached_property
     def couplings(self) -> np.ndarray:
