@@ -11,16 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from qernel.bench_machine import Machine, Program, Quantity, alternate, measure_machine, program, quantity
-from qernel.bench_problems import COMMON, EXPERTS, config, family, problem, psiformer_of
+from qernel.bench_problems import COMMON, EXPERTS, config, count, family, problem, psiformer_of
 from qernel.laplacian import kinetic_energy
 from qernel.moe import with_experts
 from qernel.presets import preset
 from qernel.vmc import Vmc
-from qernel.wavefunction import Network, Wavefunction, log_psi, make_start
+from qernel.wavefunction import Network, log_psi
 
 WALKERS = {6: 64, 18: 32, 54: 8, 150: 1}
 """walkers of a timing, by N: a fraction of a second of work each"""
@@ -101,7 +100,7 @@ def experts(n: int, seconds: float) -> Row:
 def step(n: int, seconds: float) -> Row:
     """A training step of the preset's network against a PsiFormer of as many weights, with folx's Laplacian."""
     network = preset_network(n)
-    total, active = _count(n, network)
+    total, active = count(family(n), network)
     peer = psiformer_of(family(n), total)
     walkers = 4 * WALKERS[n]
     ours = Vmc(config(n, network, walkers))
@@ -115,7 +114,7 @@ def step(n: int, seconds: float) -> Row:
             "milliseconds_per_walker": quantity(1e3 * times["ours"] / walkers),
             "parameters": float(total),
             "active_parameters": float(active),
-            "psiformer_parameters": float(_count(n, peer)[0]),
+            "psiformer_parameters": float(count(family(n), peer)[0]),
         },
     )
 
@@ -168,11 +167,6 @@ def preset_network(n: int) -> Network:
 def chunk_of(n: int, network: Network) -> int:
     """Walkers at once in a local energy, as a run would choose them."""
     return Vmc(config(n, network, WALKERS[n])).plan.chunk
-
-
-def _count(n: int, network: Network) -> tuple[int, int]:
-    start = make_start(family(n), network)
-    return jax.eval_shape(lambda: Wavefunction(jax.random.key(0), start)).parameter_count()
 
 
 def _stepper(vmc: Vmc) -> Callable[[], Any]:

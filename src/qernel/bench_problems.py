@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,10 +55,16 @@ def psiformer_of(f: Family, parameters: int) -> Network:
     """The PsiFormer whose number of weights is nearest to that given."""
 
     def distance(width: int) -> int:
-        model = jax.eval_shape(lambda: Wavefunction(jax.random.key(0), make_start(f, psiformer(width))))
-        return abs(sum(x.size for x in jax.tree.leaves(model)) - parameters)
+        return abs(count(f, psiformer(width))[0] - parameters)
 
     return psiformer(min(range(8, 257, 4), key=distance))
+
+
+def count(f: Family, network: Network) -> tuple[int, int]:
+    """Weights of a network, all and active."""
+    start = make_start(f, network)
+    model: Wavefunction = eqx.filter_eval_shape(Wavefunction, jax.random.key(0), start)
+    return model.parameter_count()
 
 
 def config(n: int, network: Network, walkers: int, sweeps: int = 10) -> Config:
