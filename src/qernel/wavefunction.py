@@ -304,7 +304,7 @@ class Wavefunction(eqx.Module):
 
     def parameter_count(self) -> tuple[int, int]:
         """(total, active for one electron): routed experts count by the share top_k/experts."""
-        total = sum(x.size for x in jax.tree.leaves(eqx.filter(self, eqx.is_array)))
+        total = sum(x.size for x in jax.tree.leaves(self))
         routed = sum(x.size for x in jax.tree.leaves(self.blocks.experts.routed))
         n = self.start.network
         return total, total - round(routed * (1 - n.top_k / n.experts)) if n.experts else total
