@@ -39,7 +39,7 @@ class Sampling:
     """walkers per coupling"""
     sweeps: int | Literal["auto"] = "auto"
     """all-electron moves between two updates of the weights; auto: as many as pay, from the measured autocorrelation"""
-    burn_in: int = 300
+    burn_in: int = 100
     """moves before the first update"""
     chunk: int | None = None
     """walkers, of all couplings together, treated at once in local energy and scores (none: chosen for the machine)"""

@@ -146,7 +146,8 @@ class Vmc:
         c = self.config
         n_couplings = len(self.couplings)
         k_model, k_walkers, key = jax.random.split(jax.random.key(c.seed), 3)
-        model = Wavefunction(k_model, self.start)
+        # As one program: a hundred small ones take seconds to compile.
+        model = compiled(Wavefunction)(k_model, self.start)
         size = (n_couplings, c.sampling.walkers, c.family.n_electrons)
         walkers = random_walkers(k_walkers, *size, c.family.cell, c.network.dtype)
         width = jnp.full(n_couplings, 0.1 / np.sqrt(c.family.n_electrons / 3))
