@@ -25,9 +25,7 @@ def map_chunks(f: OfWalkers, walkers: Walkers, points: Point, chunk: int | None 
 
     `points` has one entry per coupling; `chunk` counts walkers of all couplings together (none: all at once).
     """
-    size = walkers.shape[0] * walkers.shape[1]
-    chunk = size if chunk is None else min(chunk, size)
-    index = jnp.arange(-(-size // chunk) * chunk).reshape(-1, chunk)
+    size, index = _chunks(walkers, chunk)
     out = jax.lax.map(lambda i: f(*_chosen(walkers, points, jnp.where(i < size, i, 0))), index)
     return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:])[:size].reshape(*walkers.shape[:2], *y.shape[2:]), out)
 
@@ -40,9 +38,7 @@ def sum_chunks(
     chunk: int | None = None,
 ) -> Any:
     """Sum over chunks of f(walkers, points, weights), linear in the weights [couplings, walkers]."""
-    size = walkers.shape[0] * walkers.shape[1]
-    chunk = size if chunk is None else min(chunk, size)
-    index = jnp.arange(-(-size // chunk) * chunk).reshape(-1, chunk)
+    size, index = _chunks(walkers, chunk)
 
     def of(i: Int[Array, " chunk"]) -> Any:
         inside = jnp.where(i < size, i, 0)
@@ -57,18 +53,25 @@ def sum_chunks(
 
 def fill_chunks(f: OfWalkers, walkers: Walkers, points: Point, chunk: int | None = None) -> Any:
     """As `map_chunks` for one large array of results, [couplings·walkers, …], written in place: never held twice."""
-    size = walkers.shape[0] * walkers.shape[1]
-    chunk = size if chunk is None else min(chunk, size)
+    size, index = _chunks(walkers, chunk)
+    length = index.shape[1]
 
     def of(start: Int[Array, ""]) -> Array:
-        return f(*_chosen(walkers, points, start + jnp.arange(chunk)))
+        return f(*_chosen(walkers, points, start + jnp.arange(length)))
 
     def put(k: Int[Array, ""], out: Array) -> Array:
-        start = jnp.minimum(k * chunk, size - chunk)  # the last chunk repeats some walkers of the one before
+        start = jnp.minimum(k * length, size - length)  # the last chunk repeats some walkers of the one before
         return jax.lax.dynamic_update_slice_in_dim(out, of(start), start, 0)
 
     one = jax.eval_shape(of, jnp.zeros((), int))
-    return jax.lax.fori_loop(0, -(-size // chunk), put, jnp.zeros((size, *one.shape[1:]), one.dtype))
+    return jax.lax.fori_loop(0, len(index), put, jnp.zeros((size, *one.shape[1:]), one.dtype))
+
+
+def _chunks(walkers: Walkers, chunk: int | None) -> tuple[int, Int[Array, "chunks chunk"]]:
+    """Number of walkers of all couplings together, and their running numbers by chunk, the last one filled up."""
+    size = walkers.shape[0] * walkers.shape[1]
+    chunk = size if chunk is None else min(chunk, size)
+    return size, jnp.arange(-(-size // chunk) * chunk).reshape(-1, chunk)
 
 
 def _chosen(walkers: Walkers, points: Point, index: Int[Array, " chunk"]) -> tuple[Array, Point]:

@@ -167,6 +167,9 @@ def _prepare_jax() -> None:
     """Double precision where asked for, and compiled programs kept between calls."""
     import jax
 
+    from qernel.devices import use_cores
+
+    use_cores()
     jax.config.update("jax_enable_x64", True)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -12,24 +12,25 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from qernel import checkpoint, memory
+from qernel import checkpoint, devices, memory, sampling
 from qernel.cell import Cell, FloatArray
 from qernel.compiling import compiled
 from qernel.config import Config, from_dict
+from qernel.devices import SPREAD, WHOLE, on_each, place
 from qernel.errors import InputError, require
 from qernel.hamiltonian import Hamiltonian, Potential, moire_energy
-from qernel.sampling import Sampled, adapt_width, metropolis, wave_density
+from qernel.sampling import adapt_width
 from qernel.stats import Estimate, estimate
 from qernel.types import Key, Walkers
 from qernel.vmc import Vmc, measure
@@ -128,11 +129,6 @@ class Model:
     def scan(self, couplings: FloatArray, settings: Settings | None = None) -> list[Result]:
         """Measure at every coupling vector of [couplings, names], all chains together."""
         return sample(self, np.asarray(couplings, float), settings or Settings())
-
-    @cached_property
-    def sampler(self) -> Callable[..., Block]:
-        """The compiled sampling block of this model."""
-        return compiled(_block)
 
 
 @dataclass(frozen=True)
@@ -253,25 +249,29 @@ def sample(model: Model, couplings: FloatArray, settings: Settings) -> list[Resu
             low, high, _ = getattr(family, name)
             value = c[family.names.index(name)]
             warnings.warn(f"{name} = {value:g} is outside the trained range {low:g} to {high:g}", stacklevel=3)
-    points = model.points(couplings)
     key = jax.random.key(settings.seed)
     walkers, width = initial_chains(model, couplings, settings.walkers)
     bins = density_bins(family.cell, settings.bins)
-    arguments = (config, model.wavefunction, jnp.asarray(couplings), points, settings.moves, bins)
     plan = memory.make_plan(config, len(couplings), settings.walkers, model.wavefunction.parameter_count()[0])
+    say = partial(warnings.warn, stacklevel=3)
+    whole = partial(place, walkers=settings.walkers)
+    walkers, width = place(walkers, settings.walkers, SPREAD), whole(width)
+    wave, points, vectors = whole(model.wavefunction), whole(model.points(couplings)), whole(jnp.asarray(couplings))
 
-    burn = compiled(_moves)
     for _ in range(-(-settings.burn_in // settings.moves)):
         key, sub = jax.random.split(key)
-        sampled = burn(config, model.wavefunction, points, sub, walkers, width, settings.moves, plan.move_chunk)
+        arguments = wave, points, sub, walkers, width, settings.moves, family.cell
+        sampled, plan = memory.fitting(partial(_burn_in, *arguments), plan, say)
         walkers, width = sampled.walkers, adapt_width(width, sampled.acceptance, family.cell)
 
     length = 20
     series, counts, acceptance = [], [], []
     while True:
         key, sub = jax.random.split(key)
-        run = partial(_block_of_plan, model.sampler, *arguments, sub, walkers, width, length)
-        block, plan = memory.fitting(run, plan, partial(warnings.warn, stacklevel=3))
+        fixed = config, settings.moves, bins, length
+        block, plan = memory.fitting(
+            partial(_next_block, *fixed, wave, walkers, vectors, points, sub, width), plan, say
+        )
         walkers = block.walkers
         series.append(np.asarray(block.series, float))
         counts.append(np.asarray(block.counts, float))
@@ -287,10 +287,20 @@ def sample(model: Model, couplings: FloatArray, settings: Settings) -> list[Resu
     return _results(model, couplings, outside, series, counts, np.mean(acceptance, 0), time.monotonic() - begin)
 
 
-def _block_of_plan(sampler: Callable[..., Block], *arguments: Any) -> Block:
-    """A block with the chunk of the plan, the last argument; complete before it returns, or out of memory."""
+_sample = compiled(sampling.sample)
+
+
+def _burn_in(*arguments: Any) -> sampling.Sampled:
+    """Moves with the chunk of the plan, the last argument; complete before it returns, or out of memory."""
     *others, plan = arguments
-    block: Block = jax.block_until_ready(sampler(*others, plan.chunk, plan.move_chunk))
+    sampled: sampling.Sampled = jax.block_until_ready(_sample(*others, plan.move_chunk))
+    return sampled
+
+
+def _next_block(*arguments: Any) -> Block:
+    """The same for a block of measurements."""
+    *others, plan = arguments
+    block: Block = jax.block_until_ready(_block(*others, plan.chunk, plan.move_chunk))
     return block
 
 
@@ -299,50 +309,47 @@ def _worst_error(series: list[np.ndarray]) -> float:
     return max(estimate(energy[:, c]).error for c in range(energy.shape[1]))
 
 
-def _moves(
-    config: Config,
-    model: Wavefunction,
-    points: Point,
-    key: Key,
-    walkers: Walkers,
-    width: Array,
-    moves: int,
-    chunk: int | None = None,
-) -> Sampled:
-    return metropolis(key, walkers, wave_density(model, points, chunk), width, moves, config.family.cell)
-
-
+@compiled
 def _block(
     config: Config,
-    model: Wavefunction,
-    couplings: Array,
-    points: Point,
     moves: int,
     bins: int,
-    key: Key,
-    walkers: Walkers,
-    width: Array,
     length: int,
-    chunk: int | None = None,
-    move_chunk: int | None = None,
+    model: Wavefunction,
+    walkers: Walkers,
+    couplings: Array,
+    points: Point,
+    key: Key,
+    width: Array,
+    chunk: int,
+    move_chunk: int,
 ) -> Block:
-    """`length` measurements of every walker, `moves` moves apart; the histogram takes every measured configuration."""
-    unit = config.family.hamiltonians(couplings.astype(walkers.dtype))
-    unit = replace(unit, lam=jnp.ones_like(unit.lam))
+    """`length` measurements of every walker, `moves` moves apart, each device with its own walkers."""
 
-    def one(carry: Walkers, key: Key) -> tuple[Walkers, tuple[Array, Array, Array]]:
-        sampled = _moves(config, model, points, key, carry, width, moves, move_chunk)
-        m = measure(config, model, sampled.walkers, couplings, points, chunk)
-        total = m.terms.total
-        w = jax.vmap(moire_energy)(sampled.walkers, unit)
-        gap = m.kinetic.local.real - m.kinetic.from_gradient
-        kinetic = (m.terms.kinetic.real, m.terms.moire, m.terms.interaction)
-        terms = jnp.stack([total.real, *kinetic, total.imag, m.kinetic.from_gradient, gap, w])
-        counts = histogram(sampled.walkers, config.family.cell, bins)
-        return sampled.walkers, (terms, counts, sampled.acceptance)
+    def share(model: Wavefunction, walkers: Walkers, couplings: Array, points: Point, key: Key, width: Array) -> Block:
+        density = sampling.wave_density(model, points, move_chunk)
+        unit = config.family.hamiltonians(couplings.astype(walkers.dtype))
+        unit = replace(unit, lam=jnp.ones_like(unit.lam))
 
-    walkers, (series, counts, acceptance) = jax.lax.scan(one, walkers, jax.random.split(key, length))
-    return Block(walkers, acceptance.mean(0), jnp.moveaxis(series, 1, 0), counts.sum(0))
+        def one(carry: Walkers, key: Key) -> tuple[Walkers, tuple[Array, Array, Array]]:
+            sampled = sampling.metropolis(key, carry, density, width, moves, config.family.cell)
+            m = measure(config, model, sampled.walkers, couplings, points, chunk)
+            total = m.terms.total
+            w = jax.vmap(moire_energy)(sampled.walkers, unit)
+            gap = m.kinetic.local.real - m.kinetic.from_gradient
+            kinetic = (m.terms.kinetic.real, m.terms.moire, m.terms.interaction)
+            terms = jnp.stack([total.real, *kinetic, total.imag, m.kinetic.from_gradient, gap, w])
+            counts = histogram(sampled.walkers, config.family.cell, bins)
+            return sampled.walkers, (terms, counts, sampled.acceptance)
+
+        walkers, (series, counts, acceptance) = jax.lax.scan(one, walkers, jax.random.split(key, length))
+        return Block(walkers, acceptance.mean(0), jnp.moveaxis(series, 1, 0), devices.total(counts.sum(0)))
+
+    inputs = (WHOLE, SPREAD, *4 * (WHOLE,))
+    parts: Any = (SPREAD, WHOLE, PartitionSpec(None, None, *SPREAD), WHOLE)
+    outputs = Block(*parts)
+    block: Block = on_each(share, walkers.shape[1], inputs, outputs)(model, walkers, couplings, points, key, width)
+    return block
 
 
 def histogram(walkers: Walkers, cell: Cell, bins: int) -> Float[Array, "couplings bins bins"]:

@@ -8,12 +8,15 @@ For real weights and complex log ψ = a + iφ it is XᵀΔ·2 with the centred r
 
 from __future__ import annotations
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from qernel.chunks import sum_chunks
+from qernel.devices import SPREAD, WHOLE, on_each, total
 from qernel.types import ComplexSamples, Samples, Walkers
 from qernel.wavefunction import Point, Wavefunction
 
@@ -38,7 +41,10 @@ def residuals(energy: ComplexSamples) -> Float[Array, "couplings walkers two"]:
 def weighted_scores(
     model: Wavefunction, walkers: Walkers, points: Point, weights: ComplexSamples, chunk: int | None = None
 ) -> Wavefunction:
-    """Σ_walkers Re[conj(weight) ∂_p log ψ] as a pytree like the model: one reverse pass for each chunk of walkers."""
+    """Σ Re[conj(weight) ∂_p log ψ] over the walkers of all devices, as a pytree like the model.
+
+    One reverse pass for each chunk of walkers.
+    """
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
     def some(electrons: Array, points: Point, weights: Array) -> Wavefunction:
@@ -49,7 +55,7 @@ def weighted_scores(
         return jax.grad(total)(params)
 
     summed: Wavefunction = sum_chunks(some, walkers, points, weights, chunk)
-    return summed
+    return total(summed)
 
 
 def energy_gradient(
@@ -57,4 +63,7 @@ def energy_gradient(
 ) -> Wavefunction:
     """dE/dp as a pytree like the model (for first-order optimisers)."""
     delta = energy - energy.mean(axis=1, keepdims=True)
-    return weighted_scores(model, walkers, points, 2 * delta / delta.size, chunk)
+
+    run = on_each(partial(weighted_scores, chunk=chunk), walkers.shape[1], (WHOLE, SPREAD, WHOLE, SPREAD), WHOLE)
+    gradient: Wavefunction = run(model, walkers, points, 2 * delta / delta.size)
+    return gradient

@@ -37,7 +37,7 @@ MOVE_CACHE = 0.5 * MIB
 """bytes of features and attention weights up to which a move is fastest: 54 electrons take 1.4 times as long when 32
 walkers are treated at once as with 8"""
 
-SCORE_CACHE = 64 * MIB
+SCORE_CACHE = 24 * MIB
 """bytes of the scores of one chunk of walkers on CPUs; times are even from a quarter to four times of it"""
 
 MOST_BLOCKS = 64

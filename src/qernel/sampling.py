@@ -11,6 +11,7 @@ electron diverges at a node; it is limited as in doi:10.1063/1.465195, v̄ = 2v/
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -20,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from qernel.cell import Cell
 from qernel.chunks import map_chunks
+from qernel.devices import SPREAD, WHOLE, mean_of_walkers, on_each, own
 from qernel.types import Electrons, Key, PerCoupling, PerWalker, Samples, Walkers
 from qernel.wavefunction import Point, Wavefunction
 
@@ -76,25 +78,49 @@ def metropolis(
 
     shifts = jnp.asarray(cell.translations, walkers.dtype)
 
-    def one(i: Int[Array, ""], carry: tuple[Chains, PerCoupling, PerCoupling]) -> Any:
+    def one(i: Int[Array, ""], carry: tuple[Chains, Samples, Bool[Array, "couplings walkers"]]) -> Any:
         # ψ is evaluated at one place alone, at first for the walkers given and at last for the translated ones: it is
         # the evaluation that takes time to compile.
         old, accepted, _ = carry
         first, last = i == 0, i == steps + 1
         k1, k2, k3 = jax.random.split(jax.random.fold_in(key, i), 3)
-        noise = jax.random.normal(k1, walkers.shape, walkers.dtype)
-        shift = shifts[jax.random.randint(k3, walkers.shape[:2], 0, len(cell.translations))][:, :, None]
+        noise = own(partial(jax.random.normal, k1, dtype=walkers.dtype), *walkers.shape)
+        chosen = own(lambda size: jax.random.randint(k3, size, 0, len(cell.translations)), *walkers.shape[:2])
+        shift = shifts[chosen][:, :, None]
         still = old.walkers + jnp.where(last, shift, 0)
         new = density(jnp.where(first | last, still, proposal(noise, old, width)))
         log_ratio = jnp.where(last, new.log_density - old.log_density, log_acceptance(noise, old, new, width))
         ok = first | accepts(k2, log_ratio)
-        rate = ok.mean(1, dtype=width.dtype)
-        return choose(ok, new, old), accepted + jnp.where(first | last, 0, rate), rate
+        return choose(ok, new, old), accepted + jnp.where(first | last, 0, ok), ok
 
     unknown = Chains(walkers, jnp.zeros(walkers.shape[:2], walkers.dtype), jnp.zeros_like(walkers))
-    none = jnp.zeros_like(width)
-    chains, accepted, translated = jax.lax.fori_loop(0, steps + 2, one, (unknown, none, none))
-    return Sampled(wrap(chains.walkers, cell), chains.log_density, accepted / steps, translated)
+    none = jnp.zeros(walkers.shape[:2], width.dtype)
+    chains, accepted, translated = jax.lax.fori_loop(0, steps + 2, one, (unknown, none, none > 0))
+    rates = mean_of_walkers(accepted) / steps, mean_of_walkers(translated.astype(width.dtype))
+    return Sampled(wrap(chains.walkers, cell), chains.log_density, *rates)
+
+
+def sample(
+    model: Wavefunction,
+    points: Point,
+    key: Key,
+    walkers: Walkers,
+    width: PerCoupling,
+    steps: int | Int[Array, ""],
+    cell: Cell,
+    chunk: int | None = None,
+) -> Sampled:
+    """`metropolis` for |ψ|² on all devices at once, on each of them `chunk` walkers at a time."""
+
+    def share(
+        walkers: Walkers, model: Wavefunction, points: Point, key: Key, width: PerCoupling, steps: Any
+    ) -> Sampled:
+        return metropolis(key, walkers, wave_density(model, points, chunk), width, steps, cell)
+
+    parts: Any = (SPREAD, SPREAD, WHOLE, WHOLE)
+    run = on_each(share, walkers.shape[1], (SPREAD, *5 * (WHOLE,)), Sampled(*parts))
+    sampled: Sampled = run(walkers, model, points, key, width, jnp.asarray(steps))
+    return sampled
 
 
 def wave_density(model: Wavefunction, points: Point, chunk: int | None = None) -> Density:
@@ -152,7 +178,8 @@ def limited(drift: Walkers, s: Float[Array, "couplings 1 1 1"]) -> Walkers:
 
 def accepts(key: Key, log_ratio: Samples) -> Bool[Array, "couplings walkers"]:
     """True with probability min(1, A); never where A is not a number."""
-    return jnp.log(jax.random.uniform(key, log_ratio.shape, log_ratio.dtype, minval=1e-30)) < log_ratio
+    uniform = own(partial(jax.random.uniform, key, dtype=log_ratio.dtype, minval=1e-30), *log_ratio.shape)
+    return jnp.log(uniform) < log_ratio
 
 
 def choose(ok: Bool[Array, "couplings walkers"], new: T, old: T) -> T:

@@ -6,11 +6,15 @@
 X takes 8 bytes for each walker and weight. `Held` computes it once. `Streamed` holds some columns at a time: products
 with X are sums over blocks of columns, with the derivatives computed anew for each block; that costs little beside the
 Gram matrix, whose operations grow with another factor of the walkers.
+
+Devices that share the walkers compute the rows of their own and then have a part of the columns each, for all walkers:
+the Gram matrix is a sum over them. Columns of zeros follow the last weight, so that the parts are equal; walkers are in
+the order of `devices.in_turn`.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -19,6 +23,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from qernel.chunks import fill_chunks
+from qernel.devices import SPREAD, WHOLE, all_columns, own_columns, own_turns, sharing, to_columns, total
 from qernel.gradient import weighted_scores
 from qernel.types import Walkers
 from qernel.wavefunction import Point, Wavefunction
@@ -28,14 +33,18 @@ Rows = Float[Array, "M P"]
 
 @runtime_checkable
 class Scores(Protocol):
-    """X, as far as SPRING needs it."""
+    """X, as far as SPRING needs it, on every device at once."""
 
     def gram_and_times(self, vector: Float[Array, " P"]) -> tuple[Float[Array, "M M"], Float[Array, " M"]]:
         """XXᵀ in float64, and X·vector."""
         ...
 
     def transpose_times(self, vector: Float[Array, " M"]) -> Float[Array, " P"]:
-        """Xᵀ·vector."""
+        """Xᵀ·vector; zeros may follow."""
+        ...
+
+    def layout(self) -> Any:
+        """How it is spread over the devices, for `devices.on_each`."""
         ...
 
 
@@ -45,10 +54,13 @@ class Held(eqx.Module):
     rows: Rows
 
     def gram_and_times(self, vector: Float[Array, " P"]) -> tuple[Float[Array, "M M"], Float[Array, " M"]]:
-        return gram(self.rows), self.rows @ vector
+        return total((gram(self.rows), self.rows @ own_columns(vector, self.rows.shape[1])))
 
     def transpose_times(self, vector: Float[Array, " M"]) -> Float[Array, " P"]:
-        return vector @ self.rows
+        return all_columns(vector @ self.rows)
+
+    def layout(self) -> Any:
+        return eqx.tree_at(lambda s: s.rows, self, SPREAD)
 
 
 class Streamed(eqx.Module):
@@ -63,23 +75,26 @@ class Streamed(eqx.Module):
     def gram_and_times(self, vector: Float[Array, " P"]) -> tuple[Float[Array, "M M"], Float[Array, " M"]]:
         blocks = -(-vector.size // self.columns)
         padded = jnp.pad(vector, (0, blocks * self.columns - vector.size)).reshape(blocks, self.columns)
+        own = self.columns // sharing()
 
-        def add(total: tuple[Array, Array], block: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        def add(sums: tuple[Array, Array], block: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
             number, part = block
             rows = score_rows(self.model, self.walkers, self.points, self.chunk, number * self.columns, self.columns)
-            return (total[0] + gram(rows), total[1] + rows @ part), None
+            return (sums[0] + gram(rows), sums[1] + rows @ own_columns(part, own)), None
 
-        m = 2 * self.walkers.shape[0] * self.walkers.shape[1]
+        m = 2 * self.walkers.shape[0] * self.walkers.shape[1] * sharing()
         start = jnp.zeros((m, m), jnp.float64), jnp.zeros(m, vector.dtype)
-        return jax.lax.scan(add, start, (jnp.arange(blocks), padded))[0]
+        return total(jax.lax.scan(add, start, (jnp.arange(blocks), padded))[0])
 
     def transpose_times(self, vector: Float[Array, " M"]) -> Float[Array, " P"]:
         """One reverse pass: Σ_m (Cᵀ vector)_m ∂_p(log|ψ|, arg ψ)_m needs no derivative of a single walker."""
-        couplings, walkers = self.walkers.shape[:2]
-        v = vector.reshape(couplings, walkers, 2)
-        v = (v - v.mean(1, keepdims=True)) / (couplings * walkers) ** 0.5
+        v = vector.reshape(self.walkers.shape[0], -1, 2)
+        v = own_turns((v - v.mean(1, keepdims=True)) / (v.size / 2) ** 0.5)
         weights = jax.lax.complex(v[..., 0], v[..., 1])
         return ravel_pytree(weighted_scores(self.model, self.walkers, self.points, weights, self.chunk))[0]
+
+    def layout(self) -> Any:
+        return eqx.tree_at(lambda s: s.walkers, jax.tree.map(lambda _: WHOLE, self), SPREAD)
 
 
 def score_rows(
@@ -90,16 +105,17 @@ def score_rows(
     start: Int[Array, ""] | int = 0,
     columns: int | None = None,
 ) -> Rows:
-    """X, or its columns from `start` on (zeros beyond the last), from `chunk` walkers at a time."""
+    """This device's columns of X, or of the block of columns that begins at `start`; `chunk` walkers at a time."""
 
     def some(electrons: Float[Array, "chunk electrons 2"], points: Point) -> Float[Array, "chunk two columns"]:
         scores = derivatives(model, electrons, points)
-        if columns is None:
-            return scores
-        padded = jnp.pad(scores, ((0, 0), (0, 0), (0, -scores.shape[-1] % columns)))
-        return jax.lax.dynamic_slice_in_dim(padded, start, columns, 2)
+        scores = jnp.pad(scores, ((0, 0), (0, 0), (0, -scores.shape[-1] % (columns or sharing()))))
+        return scores if columns is None else jax.lax.dynamic_slice_in_dim(scores, start, columns, 2)
 
-    return centred(fill_chunks(some, walkers, points, chunk), walkers.shape[1]).reshape(2 * walkers[..., 0, 0].size, -1)
+    # Chunk by chunk also from walkers to columns: all at once it takes memory and several times as long.
+    scores = fill_chunks(lambda r, p: to_columns(some(r, p)), walkers, points, chunk)
+    scores = scores.reshape(-1, *scores.shape[2:])
+    return centred(scores, len(scores) // walkers.shape[0]).reshape(-1, scores.shape[-1])
 
 
 def centred(scores: Float[Array, "all two P"], walkers: int) -> Float[Array, "all two P"]:

@@ -54,7 +54,7 @@ class Spring:
         previous = self.momentum * state.direction
         gram, seen = scores.gram_and_times(previous)
         solution, fallback = solve_guarded(gram, (residual - seen).astype(gram.dtype), self.damping)
-        direction = previous + scores.transpose_times(solution.astype(previous.dtype))
+        direction = previous + scores.transpose_times(solution.astype(previous.dtype))[: previous.size]
         shrink = 1 / (1 + jnp.asarray(step, jnp.float32) / self.decay)
         length = self.rate * jnp.linalg.norm(direction)
         scale = jnp.minimum(1.0, self.max_norm / (length + 1e-30))

@@ -158,7 +158,7 @@ def _start_or_resume(vmc: Vmc, folder: Path, console: Console) -> tuple[Vmc, Tra
     plan = restored.header.user.get("plan")
     return (
         vmc if plan is None else vmc.with_plan(memory.Plan(**plan)),
-        restored.state,
+        vmc.placed(restored.state),
         float(restored.header.user.get("wall", 0.0)),
     )
 

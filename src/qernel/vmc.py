@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -18,12 +19,13 @@ from jaxtyping import Array, Float, Int
 
 from qernel.compiling import compiled
 from qernel.config import Adam, Config
+from qernel.devices import SPREAD, WHOLE, in_turn, mesh, on_each, place
 from qernel.gradient import clip_per_coupling, energy_gradient, residuals
 from qernel.hamiltonian import EnergyTerms, interaction_energy, moire_energy
 from qernel.laplacian import Kinetic, Method, kinetic_energy
 from qernel.memory import Plan, make_plan
 from qernel.pace import Pace, initial, next_pace
-from qernel.sampling import Sampled, adapt_width, metropolis, random_walkers, wave_density
+from qernel.sampling import Sampled, adapt_width, random_walkers, sample
 from qernel.scores import Held, Streamed, score_rows
 from qernel.spring import Spring
 from qernel.types import Key, PerCoupling, Walkers
@@ -124,7 +126,7 @@ class Vmc:
     @cached_property
     def points(self) -> Point:
         """The wavefunction's tables at these couplings."""
-        return self.start.points(self.couplings)
+        return place(self.start.points(self.couplings), self.config.sampling.walkers)
 
     def init(self) -> TrainState:
         """Fresh weights, walkers placed at random and equilibrated."""
@@ -146,14 +148,19 @@ class Vmc:
         c = self.config
         n_couplings = len(self.couplings)
         k_model, k_walkers, key = jax.random.split(jax.random.key(c.seed), 3)
-        # As one program: a hundred small ones take seconds to compile.
-        model = compiled(Wavefunction)(k_model, self.start)
+        model = _make_model(k_model, self.start)
         size = (n_couplings, c.sampling.walkers, c.family.n_electrons)
         walkers = random_walkers(k_walkers, *size, c.family.cell, c.network.dtype)
         width = jnp.full(n_couplings, 0.1 / np.sqrt(c.family.n_electrons / 3))
         couplings = jnp.asarray(self.couplings)
         optimizer = self._optimizer_state(model)
-        return TrainState(jnp.zeros((), int), key, model, optimizer, couplings, walkers, width, initial(c))
+        state = TrainState(jnp.zeros((), int), key, model, optimizer, couplings, walkers, width, initial(c))
+        return self.placed(state)
+
+    def placed(self, state: TrainState) -> TrainState:
+        """The state laid out over the devices: walkers spread, all else on every one."""
+        walkers = self.config.sampling.walkers
+        return place(state, walkers)._replace(walkers=place(state.walkers, walkers, SPREAD))
 
     def step(self, state: TrainState) -> tuple[TrainState, Metrics, Seconds]:
         """One update of the weights; also the wall time of each stage in seconds."""
@@ -171,7 +178,7 @@ class Vmc:
         measured = timed("local energy", self._measure, state.model, sampled.walkers, state.couplings, self.points)
         gradient = timed("gradient", self._gradient, state.model, sampled.walkers, self.points, measured.terms.total)
         model, optimizer, info = timed("solve", self._update, state.model, gradient, state.optimizer, state.step)
-        pace = self._pace(state.pace, measured.terms.total, state.step)
+        pace = place(self._pace(state.pace, measured.terms.total, state.step), self.config.sampling.walkers)
         metrics = summarise(measured, sampled, state.width, info, state.pace.moves, pace.correlation)
         width = adapt_width(state.width, sampled.acceptance, self.config.family.cell)
         new = TrainState(state.step + 1, key, model, optimizer, state.couplings, sampled.walkers, width, pace)
@@ -181,12 +188,14 @@ class Vmc:
     def _sample(
         self, model: Wavefunction, key: Key, walkers: Walkers, width: PerCoupling, moves: Array, points: Point
     ) -> Sampled:
-        density = wave_density(model, points, self.plan.move_chunk)
-        return metropolis(key, walkers, density, width, moves, self.config.family.cell)
+        return sample(model, points, key, walkers, width, moves, self.config.family.cell, self.plan.move_chunk)
 
     @compiled
     def _measure(self, model: Wavefunction, walkers: Walkers, couplings: Array, points: Point) -> Measured:
-        return measure(self.config, model, walkers, couplings, points, self.plan.chunk, self.method)
+        share = partial(measure, self.config, chunk=self.plan.chunk, method=self.method)
+        run = on_each(share, walkers.shape[1], (WHOLE, SPREAD, WHOLE, WHOLE), SPREAD)
+        measured: Measured = run(model, walkers, couplings, points)
+        return measured
 
     @compiled
     def _pace(self, pace: Pace, energy: Array, step: Array) -> Pace:
@@ -197,18 +206,23 @@ class Vmc:
         clipped = clip_per_coupling(energy, self.config.clip)
         if isinstance(self.config.optimizer, Adam):
             return energy_gradient(model, walkers, points, clipped, self.plan.score_chunk)
-        right, chunk = residuals(clipped).reshape(-1), self.plan.score_chunk
+        devices = mesh(walkers.shape[1]).size
+        right, chunk = in_turn(residuals(clipped), devices).reshape(-1), self.plan.score_chunk
         if self.plan.score_blocks > 1:
-            columns = -(-self.n_parameters // self.plan.score_blocks)
+            columns = devices * math.ceil(self.n_parameters / (devices * self.plan.score_blocks))
             return Streamed(model, walkers, points, chunk, columns), right
-        return Held(score_rows(model, walkers, points, chunk)), right
+        rows = on_each(partial(score_rows, chunk=chunk), walkers.shape[1], (WHOLE, SPREAD, WHOLE), SPREAD)
+        return Held(rows(model, walkers, points)), right
 
     @compiled
     def _update(self, model: Wavefunction, gradient: Any, optimizer: Any, step: Array) -> Any:
         params = eqx.filter(model, eqx.is_inexact_array)
         if isinstance(self.config.optimizer, Spring):
             scores, residual = gradient
-            flat, optimizer, info = self.config.optimizer.update(scores, residual, optimizer, step)
+            solve = on_each(
+                self.config.optimizer.update, self.config.sampling.walkers, (scores.layout(), *3 * (WHOLE,)), WHOLE
+            )
+            flat, optimizer, info = solve(scores, residual, optimizer, step)
             _, unravel = ravel_pytree(params)
             return eqx.apply_updates(model, unravel(flat)), optimizer, info
         change, optimizer = adam(self.config.optimizer).update(gradient, optimizer, params)
@@ -216,10 +230,13 @@ class Vmc:
         return eqx.apply_updates(model, change), optimizer, (optax.tree.norm(change), one, 0 * one)
 
     def _optimizer_state(self, model: Wavefunction) -> Any:
-        params = eqx.filter(model, eqx.is_inexact_array)
         if isinstance(self.config.optimizer, Adam):
-            return adam(self.config.optimizer).init(params)
+            return adam(self.config.optimizer).init(eqx.filter(model, eqx.is_inexact_array))
         return self.config.optimizer.init(self.n_parameters, self.config.network.dtype)
+
+
+_make_model = compiled(Wavefunction)
+"""As one program: a hundred small ones take seconds to compile."""
 
 
 def adam(settings: Adam) -> optax.GradientTransformation:

@@ -1,0 +1,105 @@
+"""Walkers shared among devices give the numbers of one device: weights, walkers and measurements."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qernel import devices
+
+SCRIPT = """
+import json, sys
+import jax
+from qernel.devices import use_cores
+use_cores()
+jax.config.update("jax_enable_x64", True)
+from dataclasses import replace
+import numpy as np
+from jax.flatten_util import ravel_pytree
+import equinox as eqx
+from qernel.cell import Cell
+from qernel.config import Config, Sampling
+from qernel.evaluate import Model, Settings
+from qernel.family import Family
+from qernel.memory import Plan
+from qernel.presets import EXACT
+from qernel.vmc import Vmc
+
+def run(plan, walkers):
+    network = replace(EXACT, heads=0, experts=0, jastrow_shells=3, plane_wave_cutoff=40.0)
+    family = Family(n_up=2, cell=Cell(supercell=((1, 1), (2, -1))), lam=(0.5, 1.5, 2))
+    config = Config(family=family, network=network, sampling=Sampling(walkers=walkers, sweeps=5, burn_in=10), seed=5)
+    vmc = Vmc(config, chosen=plan)
+    state = vmc.init()
+    energies = []
+    for _ in range(6):  # longer, and rounding grows as in any chaotic system
+        state, metrics, _ = vmc.step(state)
+        energies.append(metrics.energy.tolist())
+    out = {"weights": ravel_pytree(eqx.filter(state.model, eqx.is_inexact_array))[0].tolist(), "energies": energies,
+           "walkers": np.asarray(state.walkers).ravel().tolist(), "width": state.width.tolist(),
+           "spread": len(state.walkers.sharding.device_set), "moves": int(state.pace.moves)}
+    model = Model(config, state.model, vmc.couplings, state.walkers, np.asarray(state.width), 3, {})
+    r = model.scan(vmc.couplings[:1], Settings(walkers=walkers, max_sweeps=20, burn_in=10, bins=6))[0]
+    out["scan"] = [r.energy.mean, r.energy.error, r.acceptance, *r.density.ravel().tolist()]
+    return out
+
+plan = Plan(chunk=3, move_chunk=5, score_chunk=3, score_blocks=1)
+json.dump({
+    "held": run(plan, 12),
+    "streamed": run(replace(plan, score_blocks=3), 12),
+}, sys.stdout)
+"""
+
+
+def _run(count):
+    # Not the threads of the test's own process: every device has one, as in a run.
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
+    environment |= {"JAX_NUM_CPU_DEVICES": str(count), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def one():
+    return _run(1)
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_steps_and_a_scan_are_those_of_one_device(one, count):
+    many = _run(count)
+    # Twelve walkers of each coupling cannot be shared equally by eight devices.
+    assert all(v["spread"] == {2: 2, 8: 6}[count] for v in many.values())
+    for name, expected in one.items():
+        assert expected["spread"] == 1
+        assert many[name]["moves"] == expected["moves"]
+        for quantity in ("energies", "weights", "walkers", "width", "scan"):
+            a, b = np.asarray(many[name][quantity]), np.asarray(expected[quantity])
+            np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8 * np.abs(b).max(), err_msg=f"{name} {quantity}")
+    # The two ways to hold the scores agree with each other, too.
+    np.testing.assert_allclose(many["held"]["weights"], many["streamed"]["weights"], rtol=1e-6, atol=1e-7)
+
+
+def test_walkers_in_turn_are_the_parts_of_the_devices():
+    x = jnp.arange(2 * 12).reshape(2, 12)
+    turned = np.asarray(devices.in_turn(x, 3)).reshape(2, 4, 3)
+    np.testing.assert_array_equal(turned[:, :, 1], x[:, 4:8])
+    np.testing.assert_array_equal(devices.own_turns(devices.in_turn(x, 1)), x)
+
+
+def test_one_device_changes_nothing():
+    x = jnp.arange(24.0).reshape(2, 12)
+    assert devices.sharing() == 1
+    assert devices.total(x) is x
+    assert devices.own_walkers(x) is x
+    assert devices.all_columns(x) is x
+    np.testing.assert_allclose(devices.mean_of_walkers(x), x.mean(1))
+    np.testing.assert_array_equal(devices.own_columns(x[0], 15), jnp.pad(x[0], (0, 3)))
+    key = jax.random.key(0)
+    draw = devices.own(lambda size: jax.random.normal(key, size), 2, 12, 3)
+    np.testing.assert_array_equal(draw, jax.random.normal(key, (2, 12, 3)))
