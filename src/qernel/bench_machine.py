@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +16,10 @@ import jax.extend.core as core
 import jax.numpy as jnp
 import numpy as np
 
-from qernel.compiling import OPTIONS
+from qernel.compiling import OPTIONS, precise
+from qernel.devices import SPREAD, WHOLE, available_cores, mesh, on_each, place
+from qernel.types import Walkers
+from qernel.wavefunction import Point
 
 
 @dataclass(frozen=True)
@@ -32,22 +34,28 @@ class Program:
     """bytes that the matrix products read and write"""
 
 
-def program(f: Callable[..., Any], model: Any, *arguments: Any) -> Program:
-    """Compile f(model, *arguments)."""
+def program(f: Callable[..., Any], model: Any, walkers: Walkers, points: Point) -> Program:
+    """Compile f(model, walkers, points), a function of each walker, for all devices."""
     arrays, static = eqx.partition(model, eqx.is_array)
+    size = walkers.shape[1]
+    arguments = place(arrays, size), place(walkers, size, SPREAD), place(points, size)
 
-    def g(arrays: Any, *arguments: Any) -> Any:
-        return f(eqx.combine(arrays, static), *arguments)
+    @precise
+    def share(arrays: Any, walkers: Walkers, points: Point) -> Any:
+        return f(eqx.combine(arrays, static), walkers, points)
 
     begin = time.perf_counter()
-    compiled = jax.jit(g, compiler_options=OPTIONS).lower(arrays, *arguments).compile()
+    shared = on_each(share, size, (WHOLE, SPREAD, WHOLE), SPREAD)
+    compiled = jax.jit(shared, compiler_options=OPTIONS).lower(*arguments).compile()
     seconds = time.perf_counter() - begin
-    flops, traffic = products(jax.make_jaxpr(g)(arrays, *arguments).jaxpr)
-    return Program(lambda: jax.block_until_ready(compiled(arrays, *arguments)), seconds, flops, traffic)
+    part = jax.ShapeDtypeStruct((walkers.shape[0], size // mesh(size).size, *walkers.shape[2:]), walkers.dtype)
+    work = products(jax.make_jaxpr(share)(arrays, part, points).jaxpr)
+    flops, traffic = (mesh(size).size * x for x in work)
+    return Program(lambda: jax.block_until_ready(compiled(*arguments)), seconds, flops, traffic)
 
 
 def products(jaxpr: core.Jaxpr) -> tuple[float, float]:
-    """Flops and bytes of all matrix products of a program; a loop counts as often as it runs."""
+    """Flops and bytes of all matrix products of a program; a scan counts as often as it runs, a while loop once."""
     flops = traffic = 0.0
     for e in jaxpr.eqns:
         shaped: Any = [x.aval for x in (*e.invars, *e.outvars)]
@@ -121,41 +129,41 @@ class Machine:
     bandwidth: float
     """bytes per second read and written by x + 1 on 128 MB"""
     launch: float
-    """seconds to call a compiled program that does nothing"""
+    """seconds to call a compiled program of one device that does nothing"""
 
 
 def measure_machine() -> Machine:
-    """Rates of the default device."""
-    weight = jnp.ones((64, 64), jnp.float32)
+    """Rates of all devices together."""
+    n = jax.device_count()
+    weight = place(jnp.ones((64, 64), jnp.float32), n)
     gemm = 0.0
-    product = jax.jit(lambda x, w: x @ w)
+    product = jax.jit(on_each(precise(lambda x, w: x @ w), n, (SPREAD, WHOLE), SPREAD))
     for rows in (4096, 16384, 65536):
-        call = functools.partial(product, jnp.ones((rows, 64), jnp.float32), weight)
-        gemm = max(gemm, 2 * rows * 64 * 64 / _best(call))
-    plus = jax.jit(lambda x: x + 1, donate_argnums=0)
-    arrays = [jnp.ones(2**25, jnp.float32)]
+        call = functools.partial(product, place(jnp.ones((1, n * rows, 64), jnp.float32), n, SPREAD), weight)
+        gemm = max(gemm, 2 * n * rows * 64 * 64 / best(call))
+    plus = jax.jit(on_each(lambda x: x + 1, n, (SPREAD,), SPREAD), donate_argnums=0)
+    arrays = [place(jnp.ones((1, n * 2**25 // n), jnp.float32), n, SPREAD)]
 
     def in_place() -> Any:
         # Into its own memory: fresh pages would be timed otherwise.
         arrays[0] = plus(arrays[0])
         return arrays[0]
 
-    bandwidth = 2 * arrays[0].nbytes / _best(in_place, 5)
+    bandwidth = 2 * arrays[0].nbytes / best(in_place, 5)
     nothing, trivial = jnp.zeros(()), jax.jit(lambda x: x + 1)
     device = jax.devices()[0]
     name = _processor() if device.platform == "cpu" else device.device_kind
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(name, cores, gemm, bandwidth, _best(lambda: trivial(nothing), 200))
+    return Machine(name, available_cores(), gemm, bandwidth, best(lambda: trivial(nothing), 200))
 
 
-def _best(f: Callable[[], Any], repeats: int = 30) -> float:
-    """Shortest of several calls: what the machine can do when nothing else disturbs."""
+def best(f: Callable[[], Any], repeats: int = 30, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Shortest of several calls, seconds: what the machine can do when nothing else disturbs."""
     jax.block_until_ready(f())
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         jax.block_until_ready(f())
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import jaxlib
@@ -35,6 +35,20 @@ def lines(row: Row) -> Iterable[str]:
     for name, value in row.figures.items():
         number = str(value) if isinstance(value, Quantity) else f"{value:.3g}" if value < 1e4 else f"{value:.0f}"
         yield f"  {row.system:18s} {name.replace('_', ' '):34s} {number}"
+
+
+def printed(results: Iterable[Machine | Row], out: TextIO) -> Iterator[Machine | Row]:
+    """The same results, each printed as soon as it comes, under the heading of its part."""
+    part = None
+    for result in results:
+        if isinstance(result, Machine):
+            print(heading(result), file=out)
+        else:
+            if result.part != part:
+                part = result.part
+                print(f"\n{LABELS[part]}", file=out)
+            print(*lines(result), sep="\n", file=out, flush=True)
+        yield result
 
 
 def as_json(results: Iterable[Machine | Row]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ times are those of `stats.estimate`; seconds are of the processor, so that other
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qernel.bench_machine import best
 from qernel.cell import FloatArray
 from qernel.compiling import compiled
 from qernel.evaluate import Model, initial_chains
-from qernel.sampling import Chains, at, move, wrap
+from qernel.sampling import Chains, move, wave_density, wrap
 from qernel.stats import estimate
-from qernel.types import Key, PerCoupling, Samples, Walkers
+from qernel.types import Key, PerCoupling, Walkers
 from qernel.vmc import measure
 from qernel.wavefunction import Point, Wavefunction, log_psi
 
@@ -107,7 +108,7 @@ def effective_samples(
         key, sub = jax.random.split(key)
         chains, rate = advance(chains, sub, width)
         width = width * jnp.exp((1.0 if i < rounds // 2 else 0.2) * (rate - proposal.acceptance))
-    cost = _cost(lambda: advance(chains, key, width)) / moves
+    cost = best(lambda: advance(chains, key, width), 7, time.process_time) / moves
     series, rates = [], []
     for _ in range(sweeps):
         key, sub = jax.random.split(key)
@@ -131,23 +132,11 @@ def effective_samples(
 _measure = compiled(measure)
 
 
-def _cost(run: Callable[[], Any], repeats: int = 7) -> float:
-    """Processor seconds of a call, the least of several."""
-    seconds = []
-    for _ in range(repeats):
-        begin = time.process_time()
-        jax.block_until_ready(run())
-        seconds.append(time.process_time() - begin)
-    return min(seconds)
-
-
 def _chains(model: Wavefunction, walkers: Walkers, points: Point, drift: bool) -> Chains:
     """The chains at these walkers; without drift it is 0 and costs nothing."""
-
-    def log_density(r: Walkers) -> Samples:
-        return 2 * log_psi(model, r, points).real
-
-    return at(log_density, walkers) if drift else Chains(walkers, log_density(walkers), jnp.zeros_like(walkers))
+    if drift:
+        return wave_density(model, points)(walkers)
+    return Chains(walkers, 2 * log_psi(model, walkers, points).real, jnp.zeros_like(walkers))
 
 
 @compiled

@@ -389,20 +389,10 @@ def _hf(o: argparse.Namespace) -> int:
 
 def _bench(o: argparse.Namespace) -> int:
     from qernel.bench import run
-    from qernel.bench_machine import Machine
-    from qernel.bench_report import LABELS, as_json, heading, lines
+    from qernel.bench_report import as_json, printed
 
-    results, part = [], None
-    for result in run([6, 18] if o.quick else [6, 18, 54, 150], o.quick):
-        results.append(result)
-        out = sys.stderr if o.json else sys.stdout
-        if isinstance(result, Machine):
-            print(heading(result), file=out)
-            continue
-        if result.part != part:
-            part = result.part
-            print(f"\n{LABELS[part]}", file=out)
-        print(*lines(result), sep="\n", file=out, flush=True)
+    sizes = [6, 18] if o.quick else [6, 18, 54, 150]
+    results = list(printed(run(sizes, o.quick), sys.stderr if o.json else sys.stdout))
     if o.json:
         print(json.dumps(as_json(results), indent=1))
     return 0

@@ -10,9 +10,8 @@ import equinox as eqx
 import jax
 
 OPTIONS = {
-    # With this scheduler XLA's CPU runtime (jaxlib 0.10) loses a wake-up on two threads and waits for ever: the
-    # per-walker scores of a two-layer network do it within seconds. One operation after the other costs no time here,
-    # the parallel part being inside the matrix products.
+    # With this scheduler operations wait for each other in threads of a pool with one for each core; on two cores all
+    # of them can come to wait, for ever: the per-walker scores of a two-layer network do it within seconds.
     "xla_cpu_enable_concurrency_optimized_scheduler": False,
 }
 
@@ -24,11 +23,16 @@ docs/precision.md has what that costs."""
 
 def compiled(f: Callable[..., Any]) -> Any:
     """`equinox.filter_jit` with the options and the precision that every program of this package needs."""
+    jit: Any = eqx.filter_jit
+    return jit(precise(f), compiler_options=OPTIONS)
+
+
+def precise(f: Callable[..., Any]) -> Callable[..., Any]:
+    """f with matrix products of that precision."""
 
     @functools.wraps(f)
-    def precise(*args: Any, **settings: Any) -> Any:
+    def with_precision(*args: Any, **settings: Any) -> Any:
         with jax.default_matmul_precision(PRODUCTS):
             return f(*args, **settings)
 
-    jit: Any = eqx.filter_jit
-    return jit(precise, compiler_options=OPTIONS)
+    return with_precision

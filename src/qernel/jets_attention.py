@@ -62,7 +62,7 @@ def _general(q: Jet, k: Jet, v: Jet, weight: Float[Array, "b s j"]) -> Jet:
     flat_weight = weight.reshape(b * rows, 1, n)
     centred = d_score - d_score @ jnp.swapaxes(flat_weight, 1, 2)
     d_weight = flat_weight * centred
-    l_weight = weight * l_score + weight * jnp.sum(centred**2, 1).reshape(weight.shape)
+    l_weight = weight * (l_score + jnp.sum(centred**2, 1).reshape(weight.shape))
     l_weight = l_weight - weight * l_weight.sum(-1, keepdims=True)
     d_weight = d_weight.reshape(b, rows, coordinates, n)
     d_out = jnp.einsum("bsaj,bjd->bsad", d_weight, v.value) + jnp.einsum("bsj,bjad->bsad", weight, v.jacobian)
@@ -76,9 +76,9 @@ def _first(q: Jet, k: Jet, v: Jet, weight: Float[Array, "b s j"]) -> Jet:
     from_i = jnp.einsum("bscd,bjd->bsjc", q.jacobian, k.value)
     from_j = jnp.einsum("bsd,bjcd->bsjc", q.value, k.jacobian)
     same = jnp.asarray(np.tile(np.eye(n), (rows // n, 1)), weight.dtype)[..., None]
-    spread = weight[..., None]
+    p = weight[..., None]
     # t = ∂ log Σ_j exp S_ij along every r_l; all of it along r_i besides.
-    t = spread * from_j + same * jnp.sum(spread * from_i, 2, keepdims=True)
+    t = p * from_j + same * jnp.sum(p * from_i, 2, keepdims=True)
     t_own = jnp.sum(same * t, 2, keepdims=True)
     l_own = jnp.einsum("bgicd,bicd->bgi", q.jacobian.reshape(b, -1, *k.jacobian.shape[1:]), k.jacobian)
     l_score = _l_score(q, k) + 2 * same[..., 0] * l_own.reshape(b, rows, 1)
@@ -89,10 +89,10 @@ def _first(q: Jet, k: Jet, v: Jet, weight: Float[Array, "b s j"]) -> Jet:
     value = jnp.einsum("bsj,bjd->bsd", weight, v.value)
     # ∂_l O_i = P_il [∂_l S_il (v_l − O_i) + ∂_l v_l] + (l = i) Σ_j P_ij ∂_i S_ij (v_j − O_i)
     away = v.value[:, None] - value[:, :, None]
-    own = jnp.einsum("bsjc,bsjd->bscd", spread * from_i, away)[:, :, None]
-    d_out = (spread * from_j)[..., None] * away[:, :, :, None] + spread[..., None] * v.jacobian[:, None]
+    own = jnp.einsum("bsjc,bsjd->bscd", p * from_i, away)[:, :, None]
+    d_out = (p * from_j)[..., None] * away[:, :, :, None] + p[..., None] * v.jacobian[:, None]
     d_out = (d_out + same[..., None] * own).reshape(b, rows, 2 * n, -1)
-    d_weight = spread * (from_j + same * from_i - t)
+    d_weight = p * (from_j + same * from_i - t)
     l_out = _l_out(v, weight, l_weight) + 2 * jnp.einsum("bsjc,bjcd->bsd", d_weight, v.jacobian)
     return Jet(value, d_out, l_out)
 
@@ -103,5 +103,5 @@ def _l_score(q: Jet, k: Jet) -> Float[Array, "b s j"]:
 
 
 def _l_out(v: Jet, weight: Float[Array, "b s j"], l_weight: Float[Array, "b s j"]) -> Float[Array, "b s d"]:
-    """Σ_j ΔP̂ v + P̂ Δv."""
+    """Σ_j ΔP v + P Δv."""
     return jnp.einsum("bsj,bjd->bsd", l_weight, v.value) + jnp.einsum("bsj,bjd->bsd", weight, v.laplacian)

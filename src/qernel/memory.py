@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from qernel.config import Config
+from qernel.devices import mesh
 from qernel.moe import SPARSE_FROM
 from qernel.wavefunction import Network
 
@@ -46,7 +47,7 @@ MOST_BLOCKS = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """How the work of a step is cut to size."""
+    """How the work of a step is cut to size, on each device."""
 
     chunk: int
     """walkers at once in the local energy"""
@@ -66,8 +67,10 @@ class Plan:
 
 def make_plan(config: Config, couplings: int, walkers: int, parameters: int) -> Plan:
     """The plan for `walkers` walkers at each of the couplings and a network of so many parameters."""
-    network, n, total = config.network, config.family.n_electrons, couplings * walkers
-    limit, on_cpu = budget(config), jax.default_backend() == "cpu"
+    on_cpu, sharing = jax.default_backend() == "cpu", mesh(walkers).size
+    # Of each device; those of a CPU have one memory together.
+    network, n, total = config.network, config.family.n_electrons, couplings * walkers // sharing
+    limit = budget(config) / (sharing if on_cpu else 1)
     energy, score = energy_bytes(network, n), score_bytes(network, n, parameters)
     chunk = limit / energy
     score_chunk = move_chunk = limit / 8 / score
@@ -76,10 +79,10 @@ def make_plan(config: Config, couplings: int, walkers: int, parameters: int) -> 
         chunk = min(chunk, CACHE / derivative_bytes(network, n))
         score_chunk = min(score_chunk, SCORE_CACHE / score)
     forced = config.sampling.chunk
-    rows = 2 * total
+    rows = 2 * couplings * walkers
     # Of the rest, one block of columns, and the Gram matrix with its factors and a fallback by eigenvalues.
     free = limit * 7 / 8 - 8 * 8 * rows**2
-    blocks = rows * parameters * _itemsize(network) / max(free, 1.0)
+    blocks = rows * parameters / sharing * _itemsize(network) / max(free, 1.0)
     return Plan(
         chunk=forced or _even(total, chunk),
         move_chunk=forced or _even(total, move_chunk),
