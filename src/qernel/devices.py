@@ -30,13 +30,18 @@ T = TypeVar("T")
 
 
 def use_cores() -> None:
-    """Make a device of every core. Before JAX starts; JAX_NUM_CPU_DEVICES and NPROC of the environment go first."""
-    cores = available_cores()
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "JAX_NUM_CPU_DEVICES" not in os.environ and "xla_force_host_platform_device_count" not in flags:
-        jax.config.update("jax_num_cpu_devices", cores)
-    else:
-        cores = max(1, int(getattr(jax.config, "jax_num_cpu_devices", 1)))
+    """Make a device of every core, where JAX has not started yet.
+
+    JAX_NUM_CPU_DEVICES, XLA_FLAGS and NPROC of the environment have precedence.
+    """
+    cores, flags = available_cores(), os.environ.get("XLA_FLAGS", "")
+    if "JAX_NUM_CPU_DEVICES" in os.environ:
+        cores = max(1, int(os.environ["JAX_NUM_CPU_DEVICES"]))
+    elif "xla_force_host_platform_device_count" not in flags:
+        try:
+            jax.config.update("jax_num_cpu_devices", cores)
+        except RuntimeError:  # too late
+            return
     if cores > 1 and "xla_cpu_multi_thread_eigen" not in flags:
         # Every device then computes in one thread of its own.
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
