@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 import jaxlib
@@ -37,17 +37,17 @@ def lines(row: Row) -> Iterable[str]:
         yield f"  {row.system:18s} {name.replace('_', ' '):34s} {number}"
 
 
-def printed(results: Iterable[Machine | Row], out: TextIO) -> Iterator[Machine | Row]:
+def printed(results: Iterable[Machine | Row], say: Callable[[str], Any]) -> Iterator[Machine | Row]:
     """The same results, each printed as soon as it comes, under the heading of its part."""
     part = None
     for result in results:
         if isinstance(result, Machine):
-            print(heading(result), file=out)
+            say(heading(result))
         else:
             if result.part != part:
                 part = result.part
-                print(f"\n{LABELS[part]}", file=out)
-            print(*lines(result), sep="\n", file=out, flush=True)
+                say(f"\n{LABELS[part]}")
+            say("\n".join(lines(result)))
         yield result
 
 

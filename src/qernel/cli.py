@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -392,7 +393,8 @@ def _bench(o: argparse.Namespace) -> int:
     from qernel.bench_report import as_json, printed
 
     sizes = [6, 18] if o.quick else [6, 18, 54, 150]
-    results = list(printed(run(sizes, o.quick), sys.stderr if o.json else sys.stdout))
+    say = partial(print, file=sys.stderr if o.json else sys.stdout, flush=True)
+    results = list(printed(run(sizes, o.quick), say))
     if o.json:
         print(json.dumps(as_json(results), indent=1))
     return 0

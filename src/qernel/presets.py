@@ -48,8 +48,18 @@ def moire_n3() -> Config:
 
 
 def moire_n6() -> Config:
-    """N = 6 on 3×3 cells, filling 2/3: the first-order transition in small."""
-    return Config(name="moire-n6", family=Family(n_up=6), sampling=Sampling(walkers=64), steps=10_000)
+    """N = 6 on 3×3 cells, filling 2/3: the first-order transition in small.
+
+    Random orbitals, because Bloch orbitals keep the whole family on the liquid's side of it; no routed experts, because
+    for so few electrons a step costs as its weights, and those of experts cost more than they bring (docs/settings.md).
+    """
+    return Config(
+        name="moire-n6",
+        family=Family(n_up=6, lam=(0.25, 2.0, 15)),
+        network=Network(layers=4, experts=0, init="random"),
+        sampling=Sampling(walkers=32),
+        steps=10_000,
+    )
 
 
 def moire_n54() -> Config:
@@ -57,7 +67,9 @@ def moire_n54() -> Config:
     return Config(
         name="moire-n54",
         family=Family(n_up=54, cell=Cell(supercell=((9, 0), (0, 9)))),
-        network=Network(layers=3, width=64, experts=8, expert_width=64, shared_width=64, jastrow_shells=40),
+        network=Network(
+            width=64, kv_heads=1, experts=16, expert_width=64, shared_width=64, determinants=2, jastrow_shells=40
+        ),
         sampling=Sampling(walkers=128),
         steps=50_000,
     )
