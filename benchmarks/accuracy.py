@@ -30,7 +30,7 @@ def network(name):
     if kind == "psiformer":
         return psiformer(int(width)), "folx"
     base = preset("moire-n6").network
-    return replace(base, width=int(width), expert_width=int(width), shared_width=int(width)), "forward"
+    return replace(base, width=int(width), shared_width=int(width)), "forward"
 
 
 def train(name, seconds, seed):

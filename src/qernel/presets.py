@@ -56,7 +56,7 @@ def moire_n6() -> Config:
     return Config(
         name="moire-n6",
         family=Family(n_up=6, lam=(0.25, 2.0, 15)),
-        network=Network(layers=4, experts=0, init="random"),
+        network=Network(layers=4, width=16, shared_width=16, experts=0, init="random"),
         sampling=Sampling(walkers=32),
         steps=10_000,
     )
