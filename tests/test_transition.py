@@ -68,15 +68,15 @@ def share(findings, *wanted):
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_smooth_curves_have_no_transition(name):
-    found = verdicts(SMOOTH[name], 16, 30)
-    assert share(found, "jump", "kink") <= LEVEL + 0.02  # one of 30 is 3 %, two are 7 %
-    assert share(found, "none") >= 0.8
+    found = verdicts(SMOOTH[name], 16, 20)
+    assert share(found, "jump", "kink") <= LEVEL
+    assert share(found, "none") >= 0.7
     assert all(f.place is None for f in found if f.verdict in ("none", "undecided"))
 
 
 def test_error_bars_too_small_by_three_are_no_transition():
-    found = verdicts(SMOOTH["cubic"], 16, 30, underestimated=3.0)
-    assert share(found, "jump", "kink") <= LEVEL + 0.02
+    found = verdicts(SMOOTH["cubic"], 16, 20, underestimated=3.0)
+    assert share(found, "jump", "kink") <= LEVEL
     scatter = np.median([f.scatter for f in found])
     assert scatter == pytest.approx(np.sqrt(8) * SIGMA, rel=0.3)
 
@@ -84,11 +84,11 @@ def test_error_bars_too_small_by_three_are_no_transition():
 @pytest.mark.parametrize("name", SHARP)
 def test_sharp_transitions_are_found_where_they_are(name):
     kind, curve = SHARP[name]
-    found = verdicts(curve, 16, 20)
+    found = verdicts(curve, 16, 12)
     assert share(found, "jump", "kink") >= 0.95
-    assert share(found, kind) >= 0.85
+    assert share(found, kind) >= 0.8
     inside = [f.place.interval_95[0] <= CENTRE <= f.place.interval_95[1] for f in found if f.place]
-    assert np.mean(inside) >= 0.85
+    assert np.mean(inside) >= 0.8
     if kind == "jump":
         around = grid(16)[np.searchsorted(grid(16), CENTRE) + np.array([-1, 0])]
         place = found[0].place
@@ -98,7 +98,7 @@ def test_sharp_transitions_are_found_where_they_are(name):
 
 
 def test_sizes_and_their_errors():
-    jumps = [f for f in verdicts(SHARP["jump"][1], 16, 20) if f.verdict == "jump"]
+    jumps = [f for f in verdicts(SHARP["jump"][1], 16, 12) if f.verdict == "jump"]
     pulls = [(f.jump[0] + 20 * SIGMA) / f.jump[1] for f in jumps]
     assert np.abs(np.mean(pulls)) < 1
     assert np.sqrt(np.mean(np.square(pulls))) < 2
@@ -134,7 +134,8 @@ def test_a_peak_is_found_and_a_hump_is_not():
 def test_too_few_couplings_are_undecided():
     found = examine("made up", *measured(SHARP["jump"][1], MIN_POINTS - 1, 0))
     assert found.verdict == "undecided"
-    assert f"at least {MIN_POINTS} are needed" in found.reason
+    assert found.reason.startswith(f"7 couplings; at least {MIN_POINTS} are needed")
+    assert "--lam 0.25 2 12" in found.reason
     assert examine("made up", *measured(SHARP["jump"][1], MIN_POINTS, 0)).p is not None
 
 

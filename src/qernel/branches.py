@@ -15,7 +15,9 @@ w < 3h (a tanh rises from 10 to 90 % within 2.2 w) counts as narrow, anything br
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -72,15 +74,19 @@ class Curve:
 
     def columns(self, lam: FloatArray, scale: float) -> FloatArray:
         """Basis functions at `lam` [points], as [points, linear]; powers of (λ − λ_0)/scale."""
-        x = np.asarray(lam, float) - self.centre
-        powers = (x[:, None] / scale) ** np.arange(self.degree + 1)
-        if self.kind == "polynomial":
-            return powers
-        if self.kind == "peak":
-            return np.concatenate([powers, ((1 + (x / self.width) ** 2) ** -2)[:, None]], axis=1)
-        step = np.tanh(x / self.width) if self.width > 0 else np.sign(x)
-        first = 0 if self.kind == "jump" else 1
-        return np.concatenate([powers, step[:, None] * powers[:, first:]], axis=1)
+        return _columns(self.kind, self.degree, np.asarray(lam, float) - self.centre, np.array([self.width]), scale)
+
+
+def _columns(kind: Kind, degree: int, x: FloatArray, width: FloatArray, scale: float) -> FloatArray:
+    """Basis functions of curves of one family, [..., points, linear], at x = λ − λ_0 [..., points], w [..., 1]."""
+    powers = (x[..., None] / scale) ** np.arange(degree + 1)
+    if kind == "polynomial":
+        return powers
+    w = np.where(width > 0, width, 1.0)
+    if kind == "peak":
+        return np.concatenate([powers, ((1 + (x / w) ** 2) ** -2)[..., None]], axis=-1)
+    step = np.where(width > 0, np.tanh(x / w), np.sign(x))
+    return np.concatenate([powers, step[..., None] * powers[..., 0 if kind == "jump" else 1 :]], axis=-1)
 
 
 def most_parameters(points: int) -> int:
@@ -88,19 +94,23 @@ def most_parameters(points: int) -> int:
     return (points + 2) // 2
 
 
-def curves(lam: FloatArray, kinds: Sequence[Kind]) -> list[Curve]:
+def curves(lam: FloatArray, kinds: Sequence[Kind]) -> tuple[Curve, ...]:
     """All candidates for couplings `lam` [points] in ascending order: polynomials, and the `kinds` at every λ_0 and w.
 
     λ_0 lies where each branch keeps its degree plus 2 couplings at least.
     """
-    n, span = len(lam), float(lam[-1] - lam[0])
-    middle = float(lam[0] + lam[-1]) / 2
+    return _curves(tuple(map(float, lam)), tuple(kinds))
+
+
+@lru_cache(maxsize=8)
+def _curves(lam: tuple[float, ...], kinds: tuple[Kind, ...]) -> tuple[Curve, ...]:
+    n, middle = len(lam), (lam[0] + lam[-1]) / 2
     found = [Curve("polynomial", p, middle, middle, middle) for p in range(MAX_DEGREE + 1)]
     for kind in kinds:
         for degree in BRANCH_DEGREES:
             for i in range(degree + MIN_BRANCH - 1, n - degree - MIN_BRANCH):
-                found += _in_interval(kind, degree, float(lam[i]), float(lam[i + 1]), span)
-    return [c for c in found if c.parameters <= most_parameters(n)]
+                found += _in_interval(kind, degree, lam[i], lam[i + 1], lam[-1] - lam[0])
+    return tuple(c for c in found if c.parameters <= most_parameters(n))
 
 
 def _in_interval(kind: Kind, degree: int, low: float, high: float, span: float) -> list[Curve]:
@@ -138,7 +148,8 @@ class LeastSquares:
     """Weighted fits of many curves to many data sets over the same couplings.
 
     Attributes:
-        curves: the candidates, [curves].
+        curves: the candidates.
+        narrow: which of them are narrow, [curves].
         penalty: of the BIC of each, [curves].
     """
 
@@ -146,30 +157,51 @@ class LeastSquares:
         """Couplings and standard errors [points]; `floor` is the least factor r² of `bic`."""
         self.lam, self.error, self.floor = lam, error, floor
         self.curves = list(candidates)
-        self.scale = float(lam[-1] - lam[0])
-        self.penalty = np.array([_penalty(c, lam) for c in self.curves])
-        self._width = max(c.linear for c in self.curves)
-        self._q = np.zeros((len(self.curves), self._width, len(lam)))
-        self._one_sided = np.array([c.linear - 1 if c.kind == "peak" else -1 for c in self.curves])
-        for count in {c.linear for c in self.curves}:
-            rows = [i for i, c in enumerate(self.curves) if c.linear == count]
-            design = np.stack([self.curves[i].columns(lam, self.scale) for i in rows]) / error[:, None]
-            q, r = np.linalg.qr(design)
-            sign = np.sign(np.diagonal(r, axis1=1, axis2=2))
-            self._q[rows, :count] = np.swapaxes(q * sign[:, None, :], 1, 2)
+        self.narrow = np.array([c.narrow for c in self.curves])
+        self.penalty = np.empty(len(self.curves))
+        # Rows span the columns of each curve over σ; of a peak the last one counts only if its height is positive.
+        self._q = np.zeros((len(self.curves), MAX_DEGREE + 1, len(lam)))
+        self._peak = np.full(len(self.curves), -1)
+        families: dict[tuple[Kind, int], list[int]] = {}
+        for i, c in enumerate(self.curves):
+            families.setdefault((c.kind, c.degree), []).append(i)
+        for (kind, degree), members in families.items():
+            self._add(kind, degree, np.array(members))
+
+    def _add(self, kind: Kind, degree: int, members: np.ndarray) -> None:
+        """Orthonormal rows and penalties of the curves of one family."""
+        mine = [self.curves[i] for i in members]
+        centre, width = np.array([c.centre for c in mine])[:, None], np.array([c.width for c in mine])[:, None]
+        design = _columns(kind, degree, self.lam - centre, width, float(np.ptp(self.lam))) / self.error[:, None]
+        q, r = np.linalg.qr(design)
+        sign = np.sign(np.diagonal(r, axis1=1, axis2=2))
+        self._q[members, : q.shape[-1]] = np.swapaxes(q * sign[:, None, :], 1, 2)
+        if kind == "peak":
+            self._peak[members] = q.shape[-1] - 1
+        count = np.full(len(mine), mine[0].linear) + (kind != "polynomial") + (width[:, 0] > 0)
+        self.penalty[members] = _penalty(kind, count, self.narrow[members], len(self.lam))
+
+    def joined(self, candidates: Sequence[Curve]) -> LeastSquares:
+        """The same with further curves."""
+        both, extra = copy(self), LeastSquares(self.lam, self.error, candidates, self.floor)
+        both.curves = [*self.curves, *extra.curves]
+        for name in ("narrow", "penalty", "_q", "_peak"):
+            setattr(both, name, np.concatenate([getattr(self, name), getattr(extra, name)]))
+        return both
 
     def chi2(self, y: FloatArray) -> FloatArray:
         """χ² = Σ_i (y_i − f(λ_i))²/σ_i² of every curve, [curves, sets], for data `y` [points, sets]."""
         z = (y - np.average(y, axis=0, weights=self.error**-2)) / self.error[:, None]
         total = np.sum(z**2, axis=0)
-        chi2 = np.empty((len(self.curves), y.shape[1]))
-        step = max(1, _CHUNK // (self._width * y.shape[1]))
+        chi2: FloatArray = np.empty((len(self.curves), y.shape[1]))
+        width = self._q.shape[1]
+        step = max(1, _CHUNK // (width * y.shape[1]))
         for start in range(0, len(self.curves), step):
             part = slice(start, start + step)
             q = self._q[part]
-            projected = (q.reshape(-1, len(self.lam)) @ z).reshape(len(q), self._width, -1)
-            peaks = np.flatnonzero(self._one_sided[part] >= 0)
-            column = self._one_sided[part][peaks]
+            projected = (q.reshape(-1, len(self.lam)) @ z).reshape(len(q), width, -1)
+            peaks = np.flatnonzero(self._peak[part] >= 0)
+            column = self._peak[part][peaks]
             projected[peaks, column] = np.maximum(projected[peaks, column], 0.0)
             chi2[part] = total - np.sum(projected**2, axis=1)
         return np.maximum(chi2, 0.0)
@@ -187,17 +219,18 @@ class LeastSquares:
         return bic
 
 
-def _penalty(c: Curve, lam: FloatArray) -> float:
-    """Penalty of the BIC (doi:10.1214/aos/1176344136): log n for each parameter that is known to O(1/√n).
+def _penalty(kind: Kind, parameters: np.ndarray, narrow: np.ndarray, points: int) -> FloatArray:
+    """Penalty of the BIC (doi:10.1214/aos/1176344136): log n for each parameter that is known to O(1/√n), [curves].
 
-    The place of a jump is known to O(1/n), one of the m intervals between two couplings: with equal weight for each it
-    costs −2 log(1/m), about twice as much (the modified BIC for change points, doi:10.1111/j.1541-0420.2006.00662.x).
-    A narrow peak likewise. The place of a kink, and that of a broad feature, is an ordinary parameter.
+    The place of a jump is known to O(1/n), one of the m = n − 1 intervals between two couplings: with equal weight for
+    each it costs −2 log(1/m), about twice as much (the modified BIC for change points,
+    doi:10.1111/j.1541-0420.2006.00662.x). A narrow peak likewise. The place of a kink, and that of a broad feature, is
+    an ordinary parameter.
     """
-    log_n = float(np.log(len(lam)))
-    if c.narrow and c.kind in ("jump", "peak"):
-        return (c.parameters - 1) * log_n + 2 * float(np.log(len(lam) - 1))
-    return c.parameters * log_n
+    one_of_many = narrow & (kind in ("jump", "peak"))
+    place = np.where(one_of_many, 2 * np.log(points - 1) - np.log(points), 0.0)
+    penalty: FloatArray = parameters * np.log(points) + place
+    return penalty
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def _main(arguments: list[str]) -> int:
     if options.command != "hf":
         # The linear algebra outside JAX is of many small matrices: threads only get in each other's way.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _prepare_jax()
+    if options.command != "transition":  # no JAX in it
+        _prepare_jax()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     command = {
         "train": lambda o: _train(o, rest),

@@ -4,10 +4,13 @@ For each quantity of a scan the candidates of `branches` are fitted: smooth ones
 w ≥ 3h, h the distance of the couplings) and narrow ones (jump, kink or peak of w < 3h). Two criteria have to agree:
 
 * ΔBIC = min over smooth − min over narrow of the BIC, doi:10.1214/aos/1176344136; positive where narrow is better;
-* p, the share of parametric bootstrap samples of the best smooth curve whose ΔBIC is as large. ΔBIC is the log of the
+* p, the share of parametric bootstrap samples of a smooth curve whose ΔBIC is as large. ΔBIC is the log of the
   likelihood ratio with the choice of degree, λ_c and w inside, all of which is repeated for every sample; λ_c exists
   in one hypothesis only, so no χ² distribution can be had from a table (doi:10.1093/biomet/74.1.33), and the ratio is
-  bootstrapped (doi:10.2307/2347790). p = (1 + number as large)/(1 + samples), never zero (doi:10.2202/1544-6115.1585).
+  bootstrapped (doi:10.2307/2347790). p = (1 + number as large)/(1 + samples), never zero (doi:10.2202/1544-6115.1585),
+  and the largest for the best smooth curve and all other smooth families whose BIC is within 2 of it.
+
+A transition needs p ≤ 0.05 and ΔBIC > 2, its absence p > 0.05 and ΔBIC ≤ 2; the rest is undecided.
 
 Error bars of neural energies know the noise of the sampling, not that the wavefunction is better at one λ than at
 the next. So a scatter s common to all couplings is added, σ_i² → σ_i² + s², with χ² of the best curve equal to its
@@ -27,11 +30,23 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import brentq
 
-from qernel.branches import Curve, Fit, Kind, LeastSquares, curves, finer, fit
+from qernel.branches import Fit, Kind, LeastSquares, curves
 from qernel.cell import FloatArray
 from qernel.errors import require
+from qernel.likelihood_ratio import (
+    STRONG,
+    WEAK,
+    best,
+    delta_bic,
+    extra_scatter,
+    inflation,
+    largest_jump,
+    p_value,
+    plausible,
+    refined,
+    replicas,
+)
 
 Verdict = Literal["jump", "kink", "peak", "none", "undecided"]
 Number = tuple[float, float]
@@ -42,9 +57,6 @@ LEVEL = 0.05
 """of p, below which the smooth curve is given up"""
 MIN_POINTS = 8
 """couplings: with fewer, two straight branches of three couplings each leave no freedom to test them"""
-WEAK, STRONG = 2.0, 6.0
-"""differences of BIC up to which evidence is not worth a mention, and from which it is strong; the scale of
-doi:10.1080/01621459.1995.10476572"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ class Finding:
     quantity: str
     verdict: Verdict
     reason: str
-    """the verdict in words, with what is missing if it is "undecided\""""
+    """the verdict in words, with what is missing where it is undecided"""
     lam: FloatArray
     value: FloatArray
     error: FloatArray
@@ -114,21 +126,21 @@ def examine(
     _check(quantity, lam, value, error, samples)
     nothing = Finding(quantity, "undecided", "", lam, value, error)
     if len(lam) < MIN_POINTS:
-        need = f"{len(lam)} couplings; at least {MIN_POINTS} are needed, three on either side of a transition"
-        return replace(nothing, reason=need)
+        return replace(nothing, reason=_needed(lam))
     # A state known exactly has no error at all; rounding is one.
     error = np.maximum(error, 1e-9 * max(float(np.max(np.abs(value))), 1e-300))
     candidates = curves(lam, kinds)
-    scatter = extra_scatter(LeastSquares(lam, error, candidates), value)
-    total = np.sqrt(error**2 + scatter**2)
-    model = _refined(LeastSquares(lam, total, candidates, float(np.mean((error / total) ** 2))), value)
-    bic = model.bic(value[:, None])
-    is_narrow = np.array([c.narrow for c in model.curves])
-    smooth, narrow = (_best(model, bic, value, mask) for mask in (~is_narrow, is_narrow))
+    model = LeastSquares(lam, error, candidates)
+    scatter = extra_scatter(model, value)
+    if scatter > 0:
+        total = np.sqrt(error**2 + scatter**2)
+        model = LeastSquares(lam, total, candidates, float(np.mean((error / total) ** 2)))
+    model = refined(model, value)
+    bic = model.bic(value[:, None])[:, 0]
+    smooth, narrow = (best(model, bic, value, mask) for mask in (~model.narrow, model.narrow))
     rng = np.random.default_rng([seed, *quantity.encode()])
-    found = float(_delta_bic(bic, is_narrow)[0])
-    replicas = _delta_bic(model.bic(_replicas(model, smooth, samples, rng)), is_narrow)
-    p = (1 + int(np.sum(replicas >= found))) / (1 + samples)
+    found = float(delta_bic(model, value[:, None])[0])
+    p = max(p_value(model, null, found, samples, rng) for null in plausible(model, bic, value))
     searched = [c for c in candidates if c.narrow]
     result = replace(
         nothing,
@@ -140,26 +152,14 @@ def examine(
         searched=(min(c.low for c in searched), max(c.high for c in searched)),
     )
     if p <= LEVEL and found > WEAK:
-        return _located(result, model, bic[:, 0], samples, rng)
+        return _located(result, model, bic, samples, rng)
     return _not_found(result, model)
 
 
-def extra_scatter(model: LeastSquares, value: FloatArray) -> float:
-    """s ≥ 0 with Σ (y_i − f(λ_i))²/(σ_i² + s²) = points − parameters for the curve of lowest BIC.
-
-    0 if the sum is no larger for s = 0. The estimate of Paule and Mandel, doi:10.6028/jres.087.022.
-    """
-    curve = model.curves[int(np.argmin(model.bic(value[:, None])))]
-    freedom = len(value) - curve.parameters
-
-    def excess(s: float) -> float:
-        return fit(curve, model.lam, value, np.sqrt(model.error**2 + s**2)).chi2 - freedom
-
-    if excess(0.0) <= 0:
-        return 0.0
-    # χ² falls like 1/s², so that this end is beyond the root.
-    end = 2 * float(np.max(model.error) * np.sqrt(1 + excess(0.0) / freedom)) + float(np.ptp(value))
-    return float(brentq(excess, 0.0, end))
+def _needed(lam: FloatArray) -> str:
+    """What a scan of too few couplings lacks."""
+    text = f"{len(lam)} couplings; at least {MIN_POINTS} are needed, three on either side of a transition"
+    return f"{text}: `qernel scan` with --lam {lam[0]:g} {lam[-1]:g} 12, say" if len(lam) > 1 else text
 
 
 def _check(quantity: str, lam: FloatArray, value: FloatArray, error: FloatArray, samples: int) -> None:
@@ -175,37 +175,6 @@ def _check(quantity: str, lam: FloatArray, value: FloatArray, error: FloatArray,
     require(samples >= 19, "samples", samples, "at least 19")
 
 
-def _refined(model: LeastSquares, value: FloatArray) -> LeastSquares:
-    """The same candidates and, around the best smooth and the best narrow one, a finer grid of λ_0 and w."""
-    bic = model.bic(value[:, None])[:, 0]
-    is_narrow = np.array([c.narrow for c in model.curves])
-    extra: list[Curve] = []
-    for mask in (is_narrow, ~is_narrow):
-        extra += finer(model.curves[int(np.argmin(np.where(mask, bic, np.inf)))])
-    return LeastSquares(model.lam, model.error, [*model.curves, *extra], model.floor) if extra else model
-
-
-def _best(model: LeastSquares, bic: FloatArray, value: FloatArray, mask: np.ndarray) -> Fit:
-    curve = model.curves[int(np.argmin(np.where(mask, bic[:, 0], np.inf)))]
-    return fit(curve, model.lam, value, model.error)
-
-
-def _delta_bic(bic: FloatArray, is_narrow: np.ndarray) -> FloatArray:
-    """Best smooth minus best narrow BIC, [sets]."""
-    delta: FloatArray = bic[~is_narrow].min(axis=0) - bic[is_narrow].min(axis=0)
-    return delta
-
-
-def _inflation(model: LeastSquares, f: Fit) -> float:
-    """r of a fit, r² = max(floor, χ²/dof)."""
-    return float(np.sqrt(max(model.floor, f.chi2 / (len(model.lam) - f.curve.parameters))))
-
-
-def _replicas(model: LeastSquares, f: Fit, samples: int, rng: np.random.Generator) -> FloatArray:
-    """Data sets [points, samples] around a fitted curve, with the noise that the best of all curves leaves."""
-    return f(model.lam)[:, None] + model.error[:, None] * rng.normal(size=(len(model.lam), samples))
-
-
 def _located(result: Finding, model: LeastSquares, bic: FloatArray, samples: int, rng: np.random.Generator) -> Finding:
     """The finding with λ_c, its intervals, and the sizes."""
     assert result.narrow is not None
@@ -213,8 +182,8 @@ def _located(result: Finding, model: LeastSquares, bic: FloatArray, samples: int
     mine = np.array([c.kind == curve.kind and c.narrow for c in model.curves])
     low, high = (np.array([getattr(c, end) for c in model.curves])[mine] for end in ("low", "high"))
     at_truth = (low <= curve.centre) & (curve.centre <= high)
-    replicas = model.bic(_replicas(model, result.narrow, samples, rng))[mine]
-    above = replicas[at_truth].min(axis=0) - replicas.min(axis=0)
+    sampled = model.bic(replicas(model, result.narrow, samples, rng))[mine]
+    above = sampled[at_truth].min(axis=0) - sampled.min(axis=0)
     profile = bic[mine] - bic[mine].min()
     sharp = np.array([c.width == 0 for c in model.curves])[mine]
     rounded = curve.width > 0 and (curve.kind == "peak" or bool(profile[sharp].min() > STRONG))
@@ -227,7 +196,7 @@ def _located(result: Finding, model: LeastSquares, bic: FloatArray, samples: int
             ends = min(ends[0], around[0]), max(ends[1], around[1])
         intervals.append(ends)
     place = Place(curve.centre, intervals[0], intervals[1], curve.width if rounded else 0.0)
-    r = _inflation(model, result.narrow)
+    r = inflation(model, result.narrow)
     jump, slope = (_scaled(result.narrow.difference(order), r) for order in (0, 1))
     if curve.kind == "jump":
         # Branches of unequal slope differ by another amount at the other end of the interval of λ_c.
@@ -259,38 +228,20 @@ def _not_found(result: Finding, model: LeastSquares) -> Finding:
     """ "none" if both criteria say so, with the largest jump that would go unseen; "undecided" if they disagree."""
     assert result.p is not None
     assert result.delta_bic is not None
+    assert result.smooth is not None
     assert result.narrow is not None
     assert result.searched is not None
-    low, high = result.searched
     if result.p[0] <= LEVEL or result.delta_bic > WEAK:  # not both
-        a, b = _neighbours(model.lam, result.narrow.curve.centre)
-        h = b - a
+        curve, lam = result.narrow.curve, model.lam
+        a, b = _neighbours(lam, curve.centre)
+        near = f"{max(lam[0], 3 * a - 2 * b):.4g} and {min(lam[-1], 3 * b - 2 * a):.4g}"
         why = (
-            f"BIC and bootstrap disagree about a {result.narrow.curve.kind} near λ = {result.narrow.curve.centre:.4g}; "
-            f"more couplings between {max(model.lam[0], a - 2 * h):.4g} and {min(model.lam[-1], b + 2 * h):.4g}, "
-            "or smaller errors, would decide"
+            f"BIC and bootstrap disagree about a {curve.kind} near λ = {curve.centre:.4g}; more couplings between "
+            f"{near}, or smaller errors, would decide"
         )
         return replace(result, verdict="undecided", reason=why)
+    low, high = result.searched
     text = f"no sharp transition between λ = {low:.4g} and {high:.4g}"
     if any(c.kind == "jump" for c in model.curves):
-        text += f"; a jump there is smaller than {largest_jump(result, model):.2g}"
+        text += f"; a jump there is smaller than {largest_jump(model, result.smooth, result.value, low, high):.2g}"
     return replace(result, verdict="none", reason=text)
-
-
-def largest_jump(result: Finding, model: LeastSquares) -> float:
-    """The largest jump between two couplings of the searched range that two standard errors allow.
-
-    The jump is added to the best smooth curve, f(λ) + J·θ(λ − λ_0), all coefficients free; max over λ_0 of |J| + 2σ_J.
-    """
-    assert result.smooth is not None
-    assert result.searched is not None
-    lam, smooth = model.lam, result.smooth
-    inside = [k for k in range(1, len(lam)) if result.searched[0] <= lam[k - 1] and lam[k] <= result.searched[1]]
-    limits = []
-    for k in inside:
-        step = (np.arange(len(lam)) >= k).astype(float)
-        design = np.column_stack([smooth.curve.columns(lam, smooth.scale), step]) / model.error[:, None]
-        q, r = np.linalg.qr(design)
-        # The last coefficient alone: R is triangular.
-        limits.append((abs(q[:, -1] @ (result.value / model.error)) + 2 * _inflation(model, smooth)) / abs(r[-1, -1]))
-    return float(max(limits))
