@@ -186,7 +186,8 @@ def _located(result: Finding, model: LeastSquares, bic: FloatArray, samples: int
     above = sampled[at_truth].min(axis=0) - sampled.min(axis=0)
     profile = bic[mine] - bic[mine].min()
     sharp = np.array([c.width == 0 for c in model.curves])[mine]
-    rounded = curve.width > 0 and (curve.kind == "peak" or bool(profile[sharp].min() > STRONG))
+    # Narrower than h/2 a step moves the two couplings beside it only, and so does a branch that is no polynomial.
+    rounded = curve.kind == "peak" or (curve.width > curve.spacing / 2 and bool(profile[sharp].min() > STRONG))
     around = _neighbours(model.lam, curve.centre)
     intervals = []
     for share in (0.68, 0.95):
