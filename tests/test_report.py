@@ -286,6 +286,14 @@ def test_families_of_several_couplings(tmp_path: Path) -> None:
     assert "Hartree–Fock (E₀)" not in text
 
 
+def test_eight_couplings_have_a_section_about_the_transition(tmp_path: Path, page: str) -> None:
+    config = replace(CONFIG, family=replace(FAMILY, lam=(0.5, 1.5, 8)), steps=0)
+    text = write_report(make_run(tmp_path, config), references=False).read_text()
+    assert "<h2>Transition</h2>" in text
+    assert "Verdict: no sharp transition between λ = 0.7857 and 1.214" in text
+    assert "<h2>Transition</h2>" not in page
+
+
 def test_drift_knows_its_error() -> None:
     rng = np.random.default_rng(1)
     steps = np.arange(3000)

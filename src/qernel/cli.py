@@ -58,6 +58,14 @@ def build_parser() -> Parser:
     scan.add_argument("--lam", type=float, nargs=3, metavar=("LOW", "HIGH", "POINTS"), help="grid (default: trained)")
     scan.add_argument("--out", type=Path, help="netCDF file (default RUN/results.nc)")
 
+    transition = commands.add_parser("transition", help="is there a sharp transition along λ, and where? from a scan")
+    transition.add_argument("run", type=Path, help="run folder with results.nc, or that file")
+    transition.add_argument("--quantity", nargs="+", default=[], help="variables of the scan (default: all it has)")
+    transition.add_argument("--samples", type=int, default=999, help="bootstrap samples")
+    transition.add_argument("--seed", type=int, default=1, help="of the bootstrap")
+    transition.add_argument("--figure", type=Path, help="draw the fits into this file: .pdf, .png or .svg")
+    transition.add_argument("--json", action="store_true", help="JSON on stdout")
+
     report = commands.add_parser("report", help="one self-contained HTML page about a run")
     report.add_argument("run", type=Path)
     report.add_argument("--bands", type=int, help="bands per k of the exact diagonalisation (default: what is quick)")
@@ -126,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> int:
     parser = build_parser()
-    known = ["train", "config", "evaluate", "scan", "report", "exact", "hf", "bench"]
+    known = ["train", "config", "evaluate", "scan", "transition", "report", "exact", "hf", "bench"]
     if arguments and not arguments[0].startswith("-") and arguments[0] not in known:
         raise InputError(f"command = {arguments[0]}: unknown; {nearest(arguments[0], known)}")
     options, rest = parser.parse_known_args(arguments)
@@ -144,13 +152,15 @@ def _main(arguments: list[str]) -> int:
     if options.command != "hf":
         # The linear algebra outside JAX is of many small matrices: threads only get in each other's way.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    _prepare_jax()
+    if options.command != "transition":  # no JAX in it
+        _prepare_jax()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     command = {
         "train": lambda o: _train(o, rest),
         "config": _config,
         "evaluate": _evaluate,
         "scan": _scan,
+        "transition": _transition,
         "report": _report,
         "exact": _exact,
         "hf": _hf,
@@ -313,6 +323,26 @@ def _scan(o: argparse.Namespace) -> int:
     save_dataset(to_dataset(model, results), out)
     scan_table(results)
     print(out)
+    return 0
+
+
+def _transition(o: argparse.Namespace) -> int:
+    from qernel.tables import columns_table
+    from qernel.transition_scan import analyse, draw, lines, read_scan, rows, to_json
+
+    require(o.seed >= 0, "--seed", o.seed, "at least 0")
+    suffixes = (".pdf", ".png", ".svg")
+    if o.figure is not None:
+        require(o.figure.suffix in suffixes, "--figure", o.figure, f"a file {', '.join(suffixes)}")
+        require(o.figure.parent.is_dir(), "--figure", o.figure, "in a folder that exists")
+    analysis = analyse(read_scan(o.run), o.quantity, o.samples, o.seed)
+    if o.figure is not None:
+        draw(analysis).savefig(o.figure, dpi=200)
+    if o.json:
+        print(json.dumps(to_json(analysis), indent=2))
+        return 0
+    columns_table(rows(analysis), "one smooth curve against two branches, totals in E0")
+    print(*lines(analysis), sep="\n")
     return 0
 
 

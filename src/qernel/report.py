@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qernel import figures, report_html
+from qernel import figures, report_html, transition_scan
 from qernel.checkpoint import write_atomically
 from qernel.hamiltonian import Potential
 from qernel.log import duration
@@ -88,6 +88,7 @@ def page(data: RunData) -> str:
         _energy_figures(data),
         "<h2>Slope of the energy</h2>",
         _slope(data),
+        transition_scan.section(data.dataset),
         "<h2>Electron density</h2>",
         _density(data),
         "<h2>Training</h2>",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -54,6 +55,17 @@ def scan_table(results: list[Result]) -> None:
         terms = [str(getattr(r, t)) for t in ("energy", "kinetic", "moire", "interaction")]
         health = [f"{r.variance:.3g}", str(r.w), f"{r.energy.tau:.2f}", f"{r.energy.r_hat:.3f}"]
         table.add_row(*(f"{v:g}" for v in r.couplings.values()), *terms, *health)
+    _print(table)
+
+
+def columns_table(columns: Mapping[str, Sequence[str]], title: str) -> None:
+    """Columns of text under their heads, the first to the left; those with nothing in them are left out."""
+    shown = {head: cells for head, cells in columns.items() if any(cells)}
+    table = Table(title=title, title_justify="left")
+    for k, head in enumerate(shown):
+        table.add_column(head, justify="right" if k else "left")
+    for row in zip(*shown.values(), strict=True):
+        table.add_row(*row)
     _print(table)
 
 
