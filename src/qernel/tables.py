@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from qernel.evaluate import Result
+from qernel.result import Result
 from qernel.stats import format_uncertainty
 
 
