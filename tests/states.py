@@ -16,6 +16,7 @@ from qernel.presets import EXACT
 from qernel.sampling import random_walkers
 from qernel.units import Material
 from qernel.vmc import Vmc
+from qernel.wavefunction import log_psi
 
 FREE = Material(epsilon=float("inf"))
 """no interaction: the start is exact"""
@@ -58,6 +59,27 @@ def finalised(model, name, walkers=None, couplings=None, **settings):
     counts = np.bincount(group_of(n), minlength=groups(n)).astype(float)
     record = Record(Sums({}, np.zeros(1)).plus(sums, counts))
     return observable.finalise(record, start, couplings)
+
+
+def exact_walkers(model, number, seed=7):
+    """Independent samples of |ψ|² at every trained coupling, by rejection: [couplings, number, N, 2]."""
+    c, points = model.config, model.points(model.trained)
+    log_density = jax.jit(lambda r: 2 * log_psi(model.wavefunction, r, points).real)
+    couplings, rng, found, most = len(model.trained), np.random.default_rng(seed), None, None
+    for turn in range(200):
+        key = jax.random.key(seed * 1000 + turn)
+        r = random_walkers(key, couplings, 8192, c.family.n_electrons, c.family.cell, c.network.dtype)
+        values = np.asarray(log_density(r))
+        if most is None:
+            # Half as much again as the largest of many: a density is smooth where it is largest.
+            most, found = values.max(1) + np.log(1.5), [[] for _ in range(couplings)]
+        assert (values.max(1) < most).all()
+        keep = np.log(rng.uniform(size=values.shape)) < values - most[:, None]
+        for i, ok in enumerate(keep):
+            found[i].extend(np.asarray(r[i])[ok])
+        if min(map(len, found)) >= number:
+            return jnp.asarray(np.stack([x[:number] for x in found]))
+    raise AssertionError("too few accepted")
 
 
 def ideal(c, walkers, seed=1):

@@ -1,7 +1,6 @@
 """What is measured, against closed forms: the free gas, an ideal gas of points, one electron in the potential."""
 
 import json
-import warnings
 from dataclasses import replace
 from functools import cache
 
@@ -9,7 +8,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from states import NETWORK, TORUS, close, config, finalised, ideal, model_of
+from states import NETWORK, TORUS, close, config, exact_walkers, finalised, ideal, model_of
 
 from qernel.cell import Cell, lattice_points
 from qernel.errors import InputError
@@ -38,8 +37,7 @@ def occupied(family, n):
 def free_scan():
     """All that the free gas offers, from one run of chains."""
     settings = Settings(walkers=192, max_sweeps=40, moves=6, burn_in=120, bins=6, observables=("all",))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with pytest.warns(UserWarning, match="is not measured"):
         return free_n7().scan(free_n7().trained, settings)[0]
 
 
@@ -140,10 +138,7 @@ def test_total_momentum_of_a_superposition():
     weights = jnp.asarray([[1.0, 0.3], [0.0, 0.4]])  # |w|² = 1 and 0.25
     wave = eqx.tree_at(lambda m: m.weights, model.wavefunction, weights)
     model = replace(model, wavefunction=wave)
-    q = model.scan(
-        model.trained,
-        Settings(walkers=500, max_sweeps=40, moves=5, burn_in=100, observables=("momentum_probability",)),
-    )[0].quantities["momentum_probability"]
+    q = finalised(model, "momentum_probability", exact_walkers(model, 4000))["momentum_probability"].at(0)
     assert q.value.sum() == pytest.approx(1, abs=1e-9)
     np.testing.assert_allclose(np.sort(q.value), [0, 0.2, 0.8], atol=5 * q.error.max())
     assert 0 < q.error.max() < 0.02

@@ -9,8 +9,12 @@ from qernel.family import Family
 from qernel.observables.density import Density, density_bins
 from qernel.observables.energy import Energy
 from qernel.observables.interface import Observable, Quantity, Record, Sums, Sweep
+from qernel.observables.momentum_distribution import MomentumDistribution
+from qernel.observables.overlap import Overlap
 from qernel.observables.pair_correlation import PairCorrelation
+from qernel.observables.router import Router
 from qernel.observables.structure_factor import OrderParameter, StructureFactor
+from qernel.observables.susceptibility import Susceptibility
 from qernel.observables.total_momentum import TotalMomentum
 
 DEFAULT = ("energy", "density", "structure_factor", "order_parameter", "pair_correlation")
@@ -26,6 +30,10 @@ def known(family: Family, bins: int = 36) -> dict[str, Observable]:
         "order_parameter": OrderParameter(),
         "pair_correlation": PairCorrelation(),
         "momentum_probability": TotalMomentum(),
+        "susceptibility": Susceptibility(),
+        "momentum_distribution": MomentumDistribution(),
+        "overlap": Overlap(),
+        "router": Router(),
     }
 
 
