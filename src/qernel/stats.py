@@ -164,7 +164,7 @@ def jackknife(
 
     h = (m.sum() / m).reshape(-1, *[1] * value.ndim)
     pseudo = h * value - (h - 1) * np.stack([without(b) for b in range(n)])
-    return value, np.sqrt(np.mean((pseudo - pseudo.mean(0)) ** 2 / (h - 1), axis=0))
+    return value, np.asarray(np.sqrt(np.mean((pseudo - pseudo.mean(0)) ** 2 / (h - 1), axis=0)))
 
 
 def walker_blocks(series: np.ndarray, groups: int = 32) -> tuple[np.ndarray, np.ndarray]:
