@@ -57,33 +57,23 @@ def wavevectors(q):
     return np.stack([q.coordinates["G_x"][1], q.coordinates["G_y"][1]], 1)
 
 
-def test_twist_sign_of_the_momentum_distribution():
-    """ψ(r + T) = exp(iθ·T) ψ(r): the lowest |B + θ| are occupied, and −θ would occupy others."""
+def test_momentum_distribution_of_the_free_gas_and_sign_of_the_twist():
+    """ψ(r + T) = exp(iθ·T) ψ(r): each spin occupies the lowest |B + θ|, where −θ would occupy others."""
     twist = np.array([1.5, 0.7])
-    c = config(n_up=2, cell=TORUS, twist=tuple(twist))
+    c = config(n_up=2, n_down=1, cell=TORUS, twist=tuple(twist))
     model = model_of(c)
-    q = finalised(model, "momentum_distribution", exact_walkers(model, 3000))["momentum_distribution"].at(0)
-    g = wavevectors(q)
-
-    def lowest(sign):
-        energy = ((g + sign * twist) ** 2).sum(1)
-        return (energy <= np.sort(energy)[1]).astype(float)
-
-    assert (lowest(1) != lowest(-1)).any()
-    assert 0.7 < close(q, lowest(1)) < 1.3
-    assert q.error.max() < 0.05
-
-
-def test_momentum_distribution_by_spin():
-    c = config(n_up=3, n_down=1, cell=TORUS, twist=(0.3, 0.1))
-    model = model_of(c)
-    found = finalised(model, "momentum_distribution", exact_walkers(model, 1500))
+    found = finalised(model, "momentum_distribution", exact_walkers(model, 2000))
     g = wavevectors(found["momentum_distribution"])
-    order = ((g + np.array([0.3, 0.1])) ** 2).sum(1)
-    expected = {"_up": order <= np.sort(order)[2], "_down": order <= order.min()}
-    for spin, n in expected.items():
-        close(found[f"momentum_distribution{spin}"], n.astype(float))
-    close(found["momentum_distribution"], sum(n.astype(float) for n in expected.values()))
+
+    def lowest(n, sign=1):
+        energy = ((g + sign * twist) ** 2).sum(1)
+        return (energy <= np.sort(energy)[n - 1]).astype(float)
+
+    assert (lowest(2) != lowest(2, -1)).any()
+    assert 0.7 < close(found["momentum_distribution"].at(0), lowest(2) + lowest(1)) < 1.3
+    close(found["momentum_distribution_up"].at(0), lowest(2))
+    close(found["momentum_distribution_down"].at(0), lowest(1))
+    assert found["momentum_distribution"].error.max() < 0.06
 
 
 def test_one_electron_in_the_potential(one_electron):
@@ -146,7 +136,8 @@ def test_no_susceptibility_without_a_potential():
 
 def test_derivative_of_log_psi_through_conditioning_and_tables():
     """O against a finite difference of log ψ itself, for random weights."""
-    c = config(EXACT, n_up=2, cell=TORUS, lam=(0.5, 1.5, 2), twist=(0.3, 0.1), material=Material())
+    network = replace(NETWORK, film_width=4, determinants=2)
+    c = config(network, n_up=2, cell=TORUS, lam=(0.5, 1.5, 2), twist=(0.3, 0.1), material=Material())
     model = model_of(c)
     leaves, tree = jax.tree.flatten(eqx.filter(model.wavefunction, eqx.is_inexact_array))
     keys = jax.random.split(jax.random.key(5), len(leaves))
@@ -197,18 +188,16 @@ def test_overlap_and_reweighting_of_one_electron(one_electron):
     np.testing.assert_allclose(found["reweighted_interaction"].value[0, 1], 0, atol=1e-9)
 
 
-def test_overlap_of_a_state_with_itself():
-    c = replace(ONE, family=replace(ONE.family, lam=(0.3, 0.3, 1)))
-    model = model_of(c)
-    couplings = np.array([[0.3], [0.3]])
-    walkers = jnp.concatenate([ideal(c, 20), ideal(c, 20)])
-    found = finalised(model, "overlap", walkers, couplings)
+def test_overlap_of_a_state_with_itself(one_electron):
+    found = finalised(one_electron, "overlap", couplings=np.array([[0.3], [0.3]]))
     np.testing.assert_allclose(found["overlap"].value[0], 1)
     np.testing.assert_allclose(found["reweighting_ess"].value[0, 1], 1)
 
 
 def test_router_load_and_entropy():
-    c = config(replace(EXACT, layers=2, experts=4, top_k=4), n_up=2, cell=TORUS, lam=(0.5, 1.5, 2), material=FREE)
+    c = config(
+        replace(EXACT, heads=0, layers=2, experts=4, top_k=4), n_up=2, cell=TORUS, lam=(0.5, 1.5, 2), material=FREE
+    )
     model = model_of(c)
     walkers = jnp.concatenate([ideal(c, 40), ideal(c, 40, seed=2)])
     found = finalised(model, "router", walkers)

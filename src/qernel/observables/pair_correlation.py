@@ -43,11 +43,8 @@ class PairCorrelation(Summed):
             i, j = np.triu_indices(r.shape[-2], 1)
             ring = jnp.floor(distances(r[:, i] - r[:, j], family.cell) * (self.bins / radius)).astype(int)
             hit = ring[..., None] == jnp.arange(self.bins)
-            return {
-                name: jnp.where(hit[:, pairs], 1.0, 0.0).sum(1).astype(r.dtype)
-                / jnp.asarray(len(pairs) * share, r.dtype)
-                for name, pairs in chosen.items()
-            }
+            counts = {name: hit[:, pairs].sum(1, dtype=r.dtype) for name, pairs in chosen.items()}
+            return {name: n / jnp.asarray(len(chosen[name]) * share, r.dtype) for name, n in counts.items()}
 
         values: Values = sweep.each(some)
         return values
