@@ -1,6 +1,7 @@
 """What is measured, against closed forms: the free gas, an ideal gas of points, one electron in the potential."""
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -17,6 +18,7 @@ from qernel.observables import DEFAULT, NAMES, check_names, known
 from qernel.observables.pair_correlation import distances, inscribed_radius
 from qernel.observables.structure_factor import corners, crystal_missing
 from qernel.scan import to_dataset
+from qernel.tables import quantity_lines, scan_table
 
 FREE_N7 = config(n_up=7, twist=(0.3, 0.1))
 
@@ -196,6 +198,14 @@ def test_a_scan_writes_all_that_was_measured():
     assert json.loads(json.dumps(result.to_json()))["order_parameter"]["error"] > 0
 
 
+def test_numbers_for_people(capsys):
+    lines = quantity_lines(free_scan())
+    assert any(re.fullmatch(r"order_parameter = 0\.\d+\(\d+\)", line) for line in lines)
+    assert any(re.fullmatch(r"total momentum: \(\d,\d\)/3 1\.000000\(0\)", line) for line in lines)
+    scan_table([free_scan()])
+    assert "order" in capsys.readouterr().out
+
+
 def test_only_what_was_asked_for_is_measured():
     settings = Settings(walkers=4, max_sweeps=20, moves=1, burn_in=0, observables=("energy",))
     result = free_n7().scan(free_n7().trained, settings)[0]
@@ -206,7 +216,7 @@ def test_only_what_was_asked_for_is_measured():
 
 def test_names():
     assert check_names(("all",)) == NAMES
-    assert check_names(("density",)) == ("energy", "density")
+    assert check_names(("density",)) == check_names("density") == ("energy", "density")
     assert set(DEFAULT) <= set(NAMES)
     assert tuple(known(FREE_N7.family)) == NAMES
     with pytest.raises(InputError, match="observables = densty: unknown; did you mean 'density'"):

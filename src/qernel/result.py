@@ -31,7 +31,7 @@ class Settings:
     seed: int = 1
     walltime: float | None = None
     """seconds after which to stop in any case"""
-    observables: tuple[str, ...] = DEFAULT
+    observables: str | tuple[str, ...] = DEFAULT
     """names as in `observables.NAMES`, or "all"; the energy is always measured"""
 
     def __post_init__(self) -> None:

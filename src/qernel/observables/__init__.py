@@ -40,11 +40,12 @@ def known(family: Family, bins: int = 36) -> dict[str, Observable]:
 NAMES = tuple(known(Family()))
 
 
-def check_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names in the order of `NAMES`; "all" stands for every one, and the energy is always there.
+def check_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """The names (or one) in the order of `NAMES`; "all" stands for every one, and the energy is always there.
 
     Raises `InputError` for an unknown name, with the nearest one.
     """
+    names = (names,) if isinstance(names, str) else names
     for name in names:
         if name not in (*NAMES, "all"):
             raise InputError(f"observables = {name}: unknown; {nearest(name, [*NAMES, 'all'])}")
