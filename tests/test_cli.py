@@ -169,6 +169,21 @@ def test_evaluate_refuses(capsys, finished, options, message):
     assert message in refused(capsys, finished, "evaluate", finished, *options)
 
 
+def test_observables_by_name(capsys, finished, tmp_path):
+    quick = ("--walkers", 2, "--moves", 1, "--burn-in", 0, "--max-sweeps", 20)
+    line = refused(capsys, finished, "scan", finished, "--observables", "structurefactor")
+    assert "observables = structurefactor: unknown; did you mean 'structure_factor'? known: all, density" in line
+    out = tmp_path / "x.nc"
+    arguments = ["scan", finished, *quick, "--out", out, "--observables", "order_parameter", "router"]
+    assert main([str(a) for a in arguments]) == 0
+    assert "warning: router is not measured: the network has no routed experts" in capsys.readouterr().err
+    import xarray
+
+    data = xarray.load_dataset(out, engine="h5netcdf")
+    assert {"energy", "order_parameter", "order_parameter_error", "v_score", "variance_error"} <= set(data)
+    assert "density" not in data
+
+
 def test_version_and_help(capsys):
     from qernel import __version__
 

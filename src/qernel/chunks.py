@@ -16,14 +16,15 @@ from jaxtyping import Array, Float, Int, PyTree
 from qernel.types import Walkers
 from qernel.wavefunction import Point
 
-OfWalkers = Callable[[Float[Array, "chunk electrons 2"], Point], Any]
+OfWalkers = Callable[[Float[Array, "chunk electrons 2"], Any], Any]
 """A function of walkers [chunk, N, 2] and their points [chunk, …]."""
 
 
-def map_chunks(f: OfWalkers, walkers: Walkers, points: Point, chunk: int | None = None) -> Any:
+def map_chunks(f: OfWalkers, walkers: Walkers, points: PyTree, chunk: int | None = None) -> Any:
     """Apply f, which returns a pytree of [chunk, …], to all walkers: a pytree of [couplings, walkers, …].
 
-    `points` has one entry per coupling; `chunk` counts walkers of all couplings together (none: all at once).
+    `points` (a `Point`, or any pytree of arrays) has one entry per coupling; `chunk` counts walkers of all couplings
+    together (none: all at once).
     """
     size, index = _chunks(walkers, chunk)
     out = jax.lax.map(lambda i: f(*_chosen(walkers, points, jnp.where(i < size, i, 0))), index)
@@ -74,7 +75,7 @@ def _chunks(walkers: Walkers, chunk: int | None) -> tuple[int, Int[Array, "chunk
     return size, jnp.arange(-(-size // chunk) * chunk).reshape(-1, chunk)
 
 
-def _chosen(walkers: Walkers, points: Point, index: Int[Array, " chunk"]) -> tuple[Array, Point]:
+def _chosen(walkers: Walkers, points: PyTree, index: Int[Array, " chunk"]) -> tuple[Array, Any]:
     """Walkers of these running numbers (coupling-major), each with the point of its coupling."""
     coupling = index // walkers.shape[1]
     electrons = walkers.reshape(-1, *walkers.shape[2:])[index]

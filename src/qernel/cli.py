@@ -102,6 +102,13 @@ def _run_options(p: Parser) -> None:
     p.add_argument("--bins", type=int, default=36, help="density bins along each supercell vector")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--walltime", help="stop sampling after this time")
+    p.add_argument(
+        "--observables",
+        nargs="+",
+        metavar="NAME",
+        help="energy (always measured), density, structure_factor, order_parameter, pair_correlation (these are the "
+        "default), momentum_probability, momentum_distribution, susceptibility, overlap, router, or all",
+    )
 
 
 def _coupling_options(p: Parser) -> None:
@@ -273,7 +280,8 @@ def _config(o: argparse.Namespace) -> int:
 
 
 def _settings(o: argparse.Namespace) -> Any:
-    from qernel.evaluate import Settings
+    from qernel.observables import DEFAULT
+    from qernel.result import Settings
     from qernel.train import parse_walltime
 
     return Settings(
@@ -285,6 +293,7 @@ def _settings(o: argparse.Namespace) -> Any:
         bins=o.bins,
         seed=o.seed,
         walltime=parse_walltime(o.walltime) if o.walltime else None,
+        observables=tuple(o.observables) if o.observables else DEFAULT,
     )
 
 

@@ -212,6 +212,8 @@ def _slope(data: RunData) -> str:
 
 
 def _density(data: RunData) -> str:
+    if "density" not in data.dataset:
+        return "<p>The scan did not measure it.</p>"
     order = np.concatenate([index for _, index in data.groups])
     chosen = [int(k) for k in order[np.unique(np.rint(np.linspace(0, len(order) - 1, 4)).astype(int))]]
     errors = []

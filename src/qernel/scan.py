@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qernel.cell import FloatArray
+from qernel.cell import Cell, FloatArray
 from qernel.checkpoint import write_atomically
 from qernel.config import to_dict
-from qernel.evaluate import Model, Result, symmetrised
+from qernel.evaluate import Model
+from qernel.observables import Quantity
+from qernel.observables.density import symmetrised
+from qernel.result import Result
 from qernel.stats import Estimate
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ def to_dataset(model: Model, results: list[Result]) -> xarray.Dataset:
     """Results as an xarray dataset, dimension "coupling" with the named couplings as coordinates.
 
     Variables: energies and their `_error` (E0, total over the electrons), `dE_dlam` = ⟨W⟩ and `slope`, the derivative
-    of E(λ) by finite differences over the points, with errors; chain health; density maps [coupling, y, x] in 1/a_M².
+    of E(λ) by finite differences over the points, with errors; chain health; density maps [coupling, t1, t2] in 1/a_M²;
+    and every quantity of `Result.quantities` with its `_error` and axes.
     """
     import xarray
 
@@ -63,19 +67,15 @@ def to_dataset(model: Model, results: list[Result]) -> xarray.Dataset:
         add(name, [getattr(r.energy, name) for r in results], "1", text)
     add("acceptance", [r.acceptance for r in results], "1", "acceptance of all-electron moves")
     add("outside", [bool(r.outside) for r in results], "1", "coupling outside the trained range")
-    maps = ("coupling", "t1", "t2")
-    density = np.stack([r.density for r in results])
-    add("density", density, "1/a_M^2", "electron density", maps)
-    add("density_error", np.stack([r.density_error for r in results]), "1/a_M^2", "standard error of density", maps)
-    symmetric = np.stack([symmetrised(d, family.cell) for d in density])
-    add("density_symmetrised", symmetric, "1/a_M^2", "density averaged over moiré translations", maps)
-    bins = density.shape[-1]
-    centres = (np.arange(bins) + 0.5) / bins
-    coords = {
-        "t1": ("t1", centres, {"long_name": "fraction of supercell vector T1"}),
-        "t2": ("t2", centres, {"long_name": "fraction of supercell vector T2"}),
-        **{n: ("coupling", np.array([r.couplings[n] for r in results])) for n in family.names},
-    }
+    coords: dict[str, Any] = {n: ("coupling", np.array([r.couplings[n] for r in results])) for n in family.names}
+    quantities = {name: _stacked([r.quantities[name] for r in results]) for name in results[0].quantities}
+    quantities |= _density(results, family.cell)
+    for name, q in quantities.items():
+        dims = ("coupling", *q.dims)
+        add(name, q.value, q.units, q.text, dims)
+        if q.error.size:
+            add(f"{name}_error", q.error, q.units, f"standard error of {q.text}", dims)
+        coords |= {axis: (dim, np.asarray(values)) for axis, (dim, values) in q.coordinates.items()}
     attributes = {
         "title": f"QERNEL scan of {model.config.name}",
         "n_electrons": family.n_electrons,
@@ -88,8 +88,32 @@ def to_dataset(model: Model, results: list[Result]) -> xarray.Dataset:
         "provenance": json.dumps(model.provenance),
         "walkers": results[0].walkers,
         "sweeps": results[0].sweeps,
+        "not_measured": json.dumps(results[0].skipped),
     }
     return xarray.Dataset(data, coords, attributes)
+
+
+def _stacked(found: list[Quantity]) -> Quantity:
+    """One quantity at all couplings from that at each."""
+    return found[0]._replace(value=np.stack([q.value for q in found]), error=np.stack([q.error for q in found]))
+
+
+def _density(results: list[Result], cell: Cell) -> dict[str, Quantity]:
+    """The density as measured and averaged over the moiré translations, if it was measured."""
+    maps = [(r.density, r.density_error) for r in results if r.density is not None and r.density_error is not None]
+    if not maps:
+        return {}
+    value, error = np.stack([m for m, _ in maps]), np.stack([e for _, e in maps])
+    centres = (np.arange(value.shape[-1]) + 0.5) / value.shape[-1]
+    axes: dict[str, tuple[str, Any]] = {name: (name, centres) for name in ("t1", "t2")}
+    symmetric = np.stack([symmetrised(m, cell) for m in value])
+    text = "electron density; t1, t2: fractions of the supercell vectors"
+    return {
+        "density": Quantity(value, error, "1/a_M^2", text, ("t1", "t2"), axes),
+        "density_symmetrised": Quantity(
+            symmetric, np.zeros(0), "1/a_M^2", "density averaged over moiré translations", ("t1", "t2"), axes
+        ),
+    }
 
 
 def finite_difference(x: FloatArray, y: FloatArray, error: FloatArray) -> tuple[FloatArray, FloatArray]:

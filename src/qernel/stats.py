@@ -7,8 +7,10 @@ Console, log, result files and report all call `estimate`. It sees the samples o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 import jax
 import numpy as np
@@ -115,6 +117,63 @@ def blocked_error(series: Series) -> float:
         # Odd blocks are left out when pairing; the mean is still one of all the samples.
         error = math.sqrt(x.var(ddof=1) * length / total)
     return error
+
+
+def jackknife(
+    f: Callable[[dict[str, np.ndarray]], Any], blocks: dict[str, np.ndarray], weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Value and standard error of a quantity derived from means: ratios, differences, variances, products.
+
+    `blocks` has the averages x_b of each series over the same B independent blocks, and `f` takes the means of all
+    series by name. Every correlation between the series within a block is accounted for. With weights m_b (samples in
+    a block), M = Σ m_b and h_b = M/m_b,
+
+        θ = f(Σ_b m_b x_b/M),     θ_b = f(mean without block b),     θ̃_b = h_b θ − (h_b − 1) θ_b,
+
+        error² = (1/B) Σ_b (θ̃_b − Σ_a θ̃_a/B)²/(h_b − 1),
+
+    doi:10.1023/A:1008800423698; for equal blocks the usual (B − 1)/B Σ_b (θ_b − θ̄)². Blocks must be independent:
+    groups of walkers (`walker_blocks`), or stretches of time much longer than τ. To first order in the errors it
+    agrees with their propagation: error²(a/b) = (a/b)² (σ_a²/a² + σ_b²/b² − 2 σ_ab/ab), error²(a − b) = σ_a² + σ_b² −
+    2 σ_ab. The relative uncertainty of the error itself is about 1/√(2(B − 1)).
+
+    Args:
+        f: means by name → array (real); the blocks' axis is gone from its arguments.
+        blocks: averages [blocks, …] by name.
+        weights: samples of each block, [blocks]; equal if left out.
+
+    Returns:
+        θ and its error, of the shape of f's result; the error is NaN for a single block.
+
+    Raises:
+        InputError: if there is no series or no block, or their numbers differ.
+    """
+    counts = {len(x) for x in blocks.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise InputError(f"blocks of lengths {sorted(counts)}: must be at least one, as many in every series")
+    n = counts.pop()
+    m = np.ones(n) if weights is None else np.asarray(weights, float)
+    require(m.shape == (n,) and bool((m > 0).all()), "weights", m, f"{n} positive numbers")
+    sums = {name: np.tensordot(m, x, 1) for name, x in blocks.items()}
+    value = np.asarray(f({name: x / m.sum() for name, x in sums.items()}))
+    if n == 1:
+        return value, np.full(value.shape, math.nan)
+
+    def without(b: int) -> np.ndarray:
+        return np.asarray(f({name: (sums[name] - m[b] * x[b]) / (m.sum() - m[b]) for name, x in blocks.items()}))
+
+    h = (m.sum() / m).reshape(-1, *[1] * value.ndim)
+    pseudo = h * value - (h - 1) * np.stack([without(b) for b in range(n)])
+    return value, np.asarray(np.sqrt(np.mean((pseudo - pseudo.mean(0)) ** 2 / (h - 1), axis=0)))
+
+
+def walker_blocks(series: np.ndarray, groups: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Averages of a series [steps, …, walkers] over `groups` groups of chains, [groups, …], and their weights [groups].
+
+    Chains are independent, so these are blocks for `jackknife` whatever the autocorrelation time.
+    """
+    parts = np.array_split(np.asarray(series, float), min(groups, series.shape[-1]), axis=-1)
+    return np.stack([p.mean((0, -1)) for p in parts]), np.array([p.shape[-1] * p.shape[0] for p in parts], float)
 
 
 def format_uncertainty(mean: float, error: float) -> str:

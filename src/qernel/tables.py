@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from qernel.evaluate import Result
+from qernel.result import Result
 from qernel.stats import format_uncertainty
 
 
@@ -39,21 +40,41 @@ def result_table(result: Result) -> None:
     e = result.energy
     gap, imag = result.kinetic_gap, result.energy_imag
     print(f"variance {result.variance:.4g} E0²; Im E = {imag} E0; kinetic energy two ways differs by {gap} E0")
+    for line in quantity_lines(result):
+        print(line)
     print(
         f"{result.walkers} chains x {result.sweeps} measurements, τ = {e.tau:.2f}, R̂ = {e.r_hat:.4f}, "
         f"{e.ess:.0f} effective samples, acceptance {result.acceptance:.2f}, {result.seconds:.0f} s"
     )
 
 
+def quantity_lines(result: Result) -> list[str]:
+    """What was measured besides the energy, where it is a number; and the likeliest total momenta."""
+    numbers = {n: q for n, q in result.quantities.items() if not q.dims and n != "variance"}
+    lines = [f"{n} = {text(float(q.value), float(q.error))} {q.units}".removesuffix(" 1") for n, q in numbers.items()]
+    momentum = result.quantities.get("momentum_probability")
+    if momentum is not None:
+        labels = momentum.coordinates["sector"][1]
+        likeliest = [i for i in np.argsort(-momentum.value)[:6] if momentum.value[i] > 0.01]
+        shares = [f"{labels[i]} {text(momentum.value[i], momentum.error[i])}" for i in likeliest]
+        lines.append(f"total momentum: {', '.join(shares)}")
+    return lines
+
+
 def scan_table(results: list[Result]) -> None:
     """All couplings, a row each, totals in E0."""
     names = list(results[0].couplings)
     table = Table(title=f"N = {results[0].n_electrons}, totals in E0", title_justify="left")
-    for column in (*names, "energy", "kinetic", "moire", "interaction", "variance", "dE/dλ", "τ", "R̂"):
+    shown = {"order_parameter": "order", "susceptibility": "χ", "overlap": "overlap"}
+    extra = {name: label for name, label in shown.items() if name in results[0].quantities}
+    energies = ("energy", "kinetic", "moire", "interaction", "variance", "dE/dλ")
+    for column in (*names, *energies, *extra.values(), "τ", "R̂"):
         table.add_column(column, justify="right")
     for r in results:
         terms = [str(getattr(r, t)) for t in ("energy", "kinetic", "moire", "interaction")]
-        health = [f"{r.variance:.3g}", str(r.w), f"{r.energy.tau:.2f}", f"{r.energy.r_hat:.3f}"]
+        terms += [f"{r.variance:.3g}", str(r.w)]
+        terms += [text(float(r.quantities[n].value), float(r.quantities[n].error)) for n in extra]
+        health = [f"{r.energy.tau:.2f}", f"{r.energy.r_hat:.3f}"]
         table.add_row(*(f"{v:g}" for v in r.couplings.values()), *terms, *health)
     _print(table)
 

@@ -153,9 +153,14 @@ class Block(eqx.Module):
         )
 
     def __call__(self, x: Features, embedding: Float[Array, " n_embed"]) -> Features:
-        if self.attention is not None and self.film_attention is not None:
-            x = x + self.attention(self.film_attention(x, embedding))
+        x = self.attended(x, embedding)
         return x + self.experts(self.film_experts(x, embedding))
+
+    def attended(self, x: Features, embedding: Float[Array, " n_embed"]) -> Features:
+        """x + attention(film(x)), or x without attention."""
+        if self.attention is None or self.film_attention is None:
+            return x
+        return x + self.attention(self.film_attention(x, embedding))
 
 
 class Wavefunction(eqx.Module):
