@@ -7,6 +7,7 @@ too: the operations are too small to be worth splitting among threads, but walke
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable
@@ -34,7 +35,8 @@ def use_cores() -> None:
     cores = available_cores()
     flags = os.environ.get("XLA_FLAGS", "")
     if "JAX_NUM_CPU_DEVICES" not in os.environ and "xla_force_host_platform_device_count" not in flags:
-        jax.config.update("jax_num_cpu_devices", cores)
+        with contextlib.suppress(RuntimeError):  # JAX has started already, with the devices it has
+            jax.config.update("jax_num_cpu_devices", cores)
     else:
         cores = max(1, int(getattr(jax.config, "jax_num_cpu_devices", 1)))
     if cores > 1 and "xla_cpu_multi_thread_eigen" not in flags:
