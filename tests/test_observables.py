@@ -206,14 +206,6 @@ def test_numbers_for_people(capsys):
     assert "order" in capsys.readouterr().out
 
 
-def test_only_what_was_asked_for_is_measured():
-    settings = Settings(walkers=4, max_sweeps=20, moves=1, burn_in=0, observables=("energy",))
-    result = free_n7().scan(free_n7().trained, settings)[0]
-    assert result.density is None
-    assert set(result.quantities) == {"variance", "v_score"}
-    assert "density" not in to_dataset(free_n7(), [result])
-
-
 def test_names():
     assert check_names(("all",)) == NAMES
     assert check_names(("density",)) == check_names("density") == ("energy", "density")
