@@ -428,9 +428,12 @@ def _hf(o: argparse.Namespace) -> int:
 
 
 def _bench(o: argparse.Namespace) -> int:
+    import jax
+
     from qernel.bench import run
     from qernel.bench_report import as_json, printed
 
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are those of a first run
     sizes = [6, 18] if o.quick else [6, 18, 54, 150]
     say = partial(print, file=sys.stderr if o.json else sys.stdout, flush=True)
     results = list(printed(run(sizes, o.quick), say))
