@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -157,7 +158,9 @@ def test_wall_time_ends_a_run_in_good_order(runs, capsys):
 def test_termination_signal_leaves_a_run_that_goes_on(runs):
     folder = runs[0].parent / "terminated"
     command = [sys.executable, "-m", "qernel.cli", "train", *OPTIONS, "--run", str(folder), "--steps", "100000"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ)
+    # The same numbers bit for bit need as many devices.
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.device_count())}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     log = folder / "train.csv"
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
