@@ -240,12 +240,17 @@ def diagonalised(phi, high, points):
     return lam, *np.array(rows).T
 
 
-@pytest.mark.parametrize("sigma", [0.02, 0.1])
-def test_exact_diagonalisation_jumps_at_45_degrees(sigma):
-    lam, *values = diagonalised(45.0, 2.0, 15)
+def findings(phi, top, count, sigma):
+    """What is found in exact values with made-up errors, by name."""
+    lam, *values = diagonalised(phi, top, count)
     rng = np.random.default_rng(7)
     for name, y in zip(("interaction", "dE_dlam"), values, strict=True):
-        found = examine(name, lam, y + sigma * rng.normal(size=15), np.full(15, sigma), samples=199)
+        yield name, examine(name, lam, y + sigma * rng.normal(size=count), np.full(count, sigma), samples=199)
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.1])
+def test_exact_diagonalisation_jumps_at_45_degrees(sigma):
+    for name, found in findings(45.0, 2.0, 15, sigma):
         assert found.verdict == "jump"
         assert found.place.interval_95[0] < 1.061 < found.place.interval_95[1]
         assert found.place.interval_95[1] - found.place.interval_95[0] < 0.15
@@ -255,10 +260,7 @@ def test_exact_diagonalisation_jumps_at_45_degrees(sigma):
 
 @pytest.mark.parametrize("sigma", [0.02, 0.1])
 def test_exact_diagonalisation_is_smooth_at_60_degrees(sigma):
-    lam, *values = diagonalised(60.0, 3.0, 12)
-    rng = np.random.default_rng(7)
-    for name, y in zip(("interaction", "dE_dlam"), values, strict=True):
-        found = examine(name, lam, y + sigma * rng.normal(size=12), np.full(12, sigma), samples=199)
+    for _, found in findings(60.0, 3.0, 12, sigma):
         assert found.verdict == "none"
         assert "no sharp transition between λ = 0.75 and 2.5" in found.reason
 

@@ -89,13 +89,16 @@ def experts(n: int, seconds: float, *, forward: bool = True) -> Row:
     programs, chunk = {}, chunk_of(n, EXPERTS)
     for sparse in (True, False):
         m = with_experts(model, sparse=sparse)
-        programs[f"energy {sparse}"] = program(lambda m, r, p: kinetic_energy(m, r, p, chunk), m, walkers, points)
+        programs[f"local_energy {sparse}"] = program(lambda m, r, p: kinetic_energy(m, r, p, chunk), m, walkers, points)
         if forward:
             programs[f"forward {sparse}"] = program(log_psi, m, walkers, points)
     times = _times(programs, seconds)
-    names = {"local_energy": "energy", **({"forward": "forward"} if forward else {})}
-    ratios = {f"{k}_dense_over_sparse": quantity(times[f"{v} False"] / times[f"{v} True"]) for k, v in names.items()}
-    return Row("experts", f"n{n}", dict(ratios))
+    names = ("local_energy", "forward") if forward else ("local_energy",)
+    return Row(
+        "experts",
+        f"n{n}",
+        {f"{name}_dense_over_sparse": quantity(times[f"{name} False"] / times[f"{name} True"]) for name in names},
+    )
 
 
 def step(n: int, seconds: float) -> Row:

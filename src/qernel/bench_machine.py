@@ -142,7 +142,7 @@ def measure_machine() -> Machine:
         call = functools.partial(product, place(jnp.ones((1, n * rows, 64), jnp.float32), n, SPREAD), weight)
         gemm = max(gemm, 2 * n * rows * 64 * 64 / best(call))
     plus = jax.jit(on_each(lambda x: x + 1, n, (SPREAD,), SPREAD), donate_argnums=0)
-    arrays = [place(jnp.ones((1, n * 2**25 // n), jnp.float32), n, SPREAD)]
+    arrays = [place(jnp.ones((1, n * (2**25 // n)), jnp.float32), n, SPREAD)]
 
     def in_place() -> Any:
         # Into its own memory: fresh pages would be timed otherwise.

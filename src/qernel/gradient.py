@@ -48,11 +48,11 @@ def weighted_scores(
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
     def some(electrons: Array, points: Point, weights: Array) -> Wavefunction:
-        def total(params: Wavefunction) -> Float[Array, ""]:
+        def weighted(params: Wavefunction) -> Float[Array, ""]:
             value = jax.vmap(eqx.combine(params, static))(electrons, points)
             return jnp.sum(jnp.real(jnp.conj(weights) * value))
 
-        return jax.grad(total)(params)
+        return jax.grad(weighted)(params)
 
     summed: Wavefunction = sum_chunks(some, walkers, points, weights, chunk)
     return total(summed)
@@ -63,7 +63,6 @@ def energy_gradient(
 ) -> Wavefunction:
     """dE/dp as a pytree like the model (for first-order optimisers)."""
     delta = energy - energy.mean(axis=1, keepdims=True)
-
     run = on_each(partial(weighted_scores, chunk=chunk), walkers.shape[1], (WHOLE, SPREAD, WHOLE, SPREAD), WHOLE)
     gradient: Wavefunction = run(model, walkers, points, 2 * delta / delta.size)
     return gradient

@@ -146,7 +146,8 @@ def _start_or_resume(vmc: Vmc, folder: Path, console: Console) -> tuple[Vmc, Tra
     files = folder / "checkpoints"
     if not checkpoint.checkpoints(files):
         console.message(f"{folder}: new run, {vmc.config.name}; placing and equilibrating walkers")
-        state = vmc.init()
+        state, smaller = memory.fitting(lambda plan: vmc.with_plan(plan).init(), vmc.plan, console.message)
+        vmc = vmc.with_plan(smaller)
         checkpoint.save(files, 0, state, _header(vmc, 0.0), vmc.config.keep)
         return vmc, state, 0.0
     restored = checkpoint.restore_latest(files, vmc.blank())
