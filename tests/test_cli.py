@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from qernel.cli import main, override
-from qernel.config import to_dict
+from qernel.cli import main
+from qernel.config import override, to_dict
 from qernel.errors import InputError
 from qernel.presets import PRESETS, preset
 

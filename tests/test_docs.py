@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qernel.cli import build_parser, override
-from qernel.config import from_dict, to_dict
+from qernel.cli import build_parser
+from qernel.config import from_dict, override, to_dict
 from qernel.presets import PRESETS, preset
 
 ROOT = Path(__file__).parents[1]

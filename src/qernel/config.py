@@ -185,3 +185,55 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         keys = [*old, *(k for k in new if k not in old)]
         return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
     return [] if old == new else [f"{path}: {old} → {new}"]
+
+
+def override(config: dict[str, Any], tokens: list[str]) -> dict[str, Any]:
+    """A JSON configuration with fields replaced by "--a.b VALUE …" tokens.
+
+    Raises `InputError` for a field that does not exist, with the nearest one.
+    """
+    if tokens and not tokens[0].startswith("--"):
+        raise InputError(f"{tokens[0]}: unexpected; options start with --")
+    i = 0
+    while i < len(tokens):
+        name, _, joined = tokens[i][2:].partition("=")
+        values = [joined] if joined else []
+        i += 1
+        while i < len(tokens) and not tokens[i].startswith("--"):
+            values.append(tokens[i])
+            i += 1
+        require(bool(values), f"--{name}", "", "followed by a value")
+        parsed = [_word(v) for v in values]
+        _set(config, name, parsed[0] if len(parsed) == 1 else parsed)
+    return config
+
+
+def _set(config: dict[str, Any], name: str, value: Any) -> None:
+    path = name.replace("-", "_").split(".")
+    table = config
+    for depth, part in enumerate(path):
+        if not isinstance(table, dict) or part not in table:
+            known = [".".join([*path[:depth], k]) for k in table] if isinstance(table, dict) else []
+            options = ["--" + k for k in known] + ["--config", "--run", "--steps", "--walltime"]
+            raise InputError(
+                f"--{name}: not an option or a field of the configuration; {nearest('--' + name, options)}"
+            )
+        if depth < len(path) - 1:
+            table = table[part]
+    old = table[path[-1]]
+    if isinstance(old, dict) and "type" in old:
+        table[path[-1]] = {"type": value}  # another member of a union, with its defaults
+    elif isinstance(old, list) and isinstance(old[0], list) and isinstance(value, list):
+        row = len(old[0])
+        table[path[-1]] = [value[i : i + row] for i in range(0, len(value), row)]
+    else:
+        table[path[-1]] = value
+
+
+def _word(text: str) -> Any:
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -1,0 +1,216 @@
+"""What each command does, once its options are read: `cli.py` calls the function of the command's name."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qernel.errors import InputError, nearest, require
+
+
+def train(o: argparse.Namespace) -> int:
+    """Train a family, or go on with it; prints the run folder."""
+    from qernel.config import from_dict, override, read_config, to_dict
+    from qernel.presets import preset
+    from qernel.train import RunFailed, parse_walltime, run, with_steps
+
+    if (o.preset is None) == (o.config is None):
+        raise InputError("train: give either the name of a preset or --config FILE")
+    config = preset(o.preset) if o.config is None else read_config(o.config)
+    config = with_steps(from_dict(override(to_dict(config), o.rest)), o.steps)
+    folder = o.run or Path("runs") / config.name
+    try:
+        run(config, folder, walltime=parse_walltime(o.walltime) if o.walltime else None)
+    except RunFailed as error:
+        print(f"qernel: {error}", file=sys.stderr)
+        return 1
+    print(folder)
+    return 0
+
+
+def config(o: argparse.Namespace) -> int:
+    """A preset's configuration as JSON, or with an explanation."""
+    from qernel.config import Config, to_dict
+    from qernel.presets import preset
+
+    config = preset(o.preset)
+    if o.explain:
+        import tyro
+
+        tyro.cli(Config, default=config, args=["--help"], prog=f"qernel train {o.preset}")
+    print(json.dumps(to_dict(config), indent=2))
+    return 0
+
+
+def _settings(o: argparse.Namespace) -> Any:
+    from qernel.observables import DEFAULT
+    from qernel.result import Settings
+    from qernel.train import parse_walltime
+
+    return Settings(
+        target_error=o.target_error,
+        walkers=o.walkers,
+        moves=o.moves,
+        burn_in=o.burn_in,
+        max_sweeps=o.max_sweeps,
+        bins=o.bins,
+        seed=o.seed,
+        walltime=parse_walltime(o.walltime) if o.walltime else None,
+        observables=tuple(o.observables) if o.observables else DEFAULT,
+    )
+
+
+def evaluate(o: argparse.Namespace) -> int:
+    """Energy and observables at one coupling."""
+    from qernel.evaluate import load
+    from qernel.tables import result_table
+
+    settings = _settings(o)
+    model = load(o.run)
+    names = ("lam", "phi_deg", "epsilon", "period_nm", "twist_1", "twist_2")
+    state = model.at(**{n: getattr(o, n) for n in names if getattr(o, n) is not None})
+    result = model.scan(state.couplings[None], settings)[0]
+    if o.json:
+        print(json.dumps(result.to_json(), indent=2))
+    else:
+        result_table(result)
+    return 0
+
+
+def scan(o: argparse.Namespace) -> int:
+    """Observables at many couplings into a netCDF file, and a table."""
+    import numpy as np
+
+    from qernel.evaluate import load
+    from qernel.scan import save_dataset, to_dataset
+    from qernel.tables import scan_table
+
+    settings = _settings(o)
+    model = load(o.run)
+    couplings = model.trained
+    if o.lam is not None:
+        low, high, points = o.lam
+        require(points == int(points) and points >= 1, "--lam", o.lam, "LOW HIGH and a whole number of POINTS")
+        couplings = np.stack([model.config.family.vector(lam=x) for x in np.linspace(low, high, int(points))])
+    results = model.scan(couplings, settings)
+    out = o.out or (o.run if o.run.is_dir() else o.run.parent) / "results.nc"
+    save_dataset(to_dataset(model, results), out)
+    scan_table(results)
+    print(out)
+    return 0
+
+
+def transition(o: argparse.Namespace) -> int:
+    """Two branches or one smooth curve? From a scan."""
+    from qernel.tables import columns_table
+    from qernel.transition_scan import analyse, draw, lines, read_scan, rows, to_json
+
+    require(o.seed >= 0, "--seed", o.seed, "at least 0")
+    suffixes = (".pdf", ".png", ".svg")
+    if o.figure is not None:
+        require(o.figure.suffix in suffixes, "--figure", o.figure, f"a file {', '.join(suffixes)}")
+        require(o.figure.parent.is_dir(), "--figure", o.figure, "in a folder that exists")
+    analysis = analyse(read_scan(o.run), o.quantity, o.samples, o.seed)
+    if o.figure is not None:
+        draw(analysis).savefig(o.figure, dpi=200)
+    if o.json:
+        print(json.dumps(to_json(analysis), indent=2))
+        return 0
+    columns_table(rows(analysis), "one smooth curve against two branches, totals in E0")
+    print(*lines(analysis), sep="\n")
+    return 0
+
+
+def report(o: argparse.Namespace) -> int:
+    """The page about a run, and its summary."""
+    from qernel.report import print_summary, write_report
+
+    file = write_report(o.run, bands=o.bands, references=not o.no_references)
+    print_summary(o.run, bands=o.bands, references=not o.no_references)
+    print(file)
+    return 0
+
+
+def _hamiltonian(o: argparse.Namespace) -> Any:
+    """The preset's Hamiltonian with the options of `exact` and `hf`."""
+    from dataclasses import replace
+
+    import jax.numpy as jnp
+
+    from qernel.presets import preset
+
+    family = preset(o.preset).family
+    if o.n is not None:
+        family = replace(family, n_up=o.n, n_down=0)
+    if o.spin is not None:
+        family = replace(family, n_up=o.spin[0], n_down=o.spin[1])
+    if o.phi is not None:
+        family = replace(family, material=replace(family.material, phi_deg=o.phi))
+    if o.epsilon is not None:
+        family = replace(family, material=replace(family.material, epsilon=o.epsilon))
+    if o.twist is not None:
+        family = replace(family, twist=(o.twist[0], o.twist[1]))
+    return family.hamiltonian(jnp.asarray(family.vector(lam=o.lam)))
+
+
+def exact(o: argparse.Namespace) -> int:
+    """Exact diagonalisation."""
+    from qernel.exact import solve, solve_all, to_json
+    from qernel.tables import reference_table
+
+    h = _hamiltonian(o)
+    states: Any = solve(h, o.bands, o.sector) if o.sector is not None else solve_all(h, o.bands)
+    data: Any = to_json(states)
+    if o.json:
+        print(json.dumps(data, indent=2))
+    else:
+        reference_table(data, h.n_electrons, f"exact diagonalisation, {o.bands} bands, λ = {o.lam}")
+    return 0
+
+
+def hf(o: argparse.Namespace) -> int:
+    """Hartree–Fock."""
+    import numpy as np
+
+    from qernel.hartree_fock import branches, to_json
+    from qernel.tables import reference_table
+
+    h = _hamiltonian(o)
+    known = ["liquid", "crystal", "random"]
+    for start in o.starts:
+        if start not in known:
+            raise InputError(f"--starts = {start}: unknown; {nearest(start, known)}")
+    options = {} if o.cutoff is None else {"cutoff": o.cutoff}
+    states = branches(h, starts=tuple(o.starts), **options)
+    rho = min(states, key=lambda s: s.energy).density
+    low, high, mean = float(rho.min()), float(rho.max()), float(rho.mean())
+    density = {"min": low, "max": high, "mean": mean, "units": "1/a_M^2"}
+    data: Any = {**to_json(states), "density": density}
+    if o.density is not None:
+        np.save(o.density, rho)
+    if o.json:
+        print(json.dumps(data, indent=2))
+    else:
+        reference_table(data, h.n_electrons, f"Hartree-Fock, λ = {o.lam}")
+        print(f"density of the lowest state: {low:.4f} to {high:.4f}, mean {mean:.4f} electrons per a_M²")
+    return 0
+
+
+def bench(o: argparse.Namespace) -> int:
+    """Speed on this machine."""
+    import jax
+
+    from qernel.bench import run
+    from qernel.bench_report import as_json, printed
+
+    jax.config.update("jax_enable_compilation_cache", False)  # compile times are those of a first run
+    sizes = [6, 18] if o.quick else [6, 18, 54, 150]
+    say = partial(print, file=sys.stderr if o.json else sys.stdout, flush=True)
+    results = list(printed(run(sizes, o.quick), say))
+    if o.json:
+        print(json.dumps(as_json(results), indent=1))
+    return 0
