@@ -41,6 +41,19 @@ def build_parser() -> Parser:
     train.add_argument("--steps", type=int, help="total steps of the run")
     train.add_argument("--walltime", help="stop in good order before this time is over: 90s, 9m, 1h30m, hh:mm:ss")
 
+    finetune = commands.add_parser(
+        "finetune",
+        help="go on from a trained family at some of its couplings, in a new run folder; the same command resumes",
+        epilog="Fields of optimizer and sampling, seed, clip and memory can follow, e.g. --sampling.walkers 256.",
+    )
+    finetune.add_argument("parent", type=Path, help="run folder or checkpoint file to start from")
+    finetune.add_argument(
+        "--lam", type=float, nargs="+", required=True, metavar="X", help="moiré depth λ, or LOW HIGH POINTS"
+    )
+    finetune.add_argument("--run", type=Path, help="run folder of the new run (default PARENT-finetuned)")
+    finetune.add_argument("--steps", type=int, default=1000, help="steps of the new run")
+    finetune.add_argument("--walltime", help="as in train")
+
     config = commands.add_parser("config", help="print the configuration of a preset as JSON, or explain its fields")
     config.add_argument("preset")
     config.add_argument("--explain", action="store_true", help="every field with its meaning")
@@ -151,7 +164,7 @@ def _main(arguments: list[str]) -> int:
     if options.command is None:
         parser.print_help()
         return 0
-    if rest and options.command != "train":
+    if rest and options.command not in ("train", "finetune"):
         flags = [s for p in _subparsers(parser)[options.command]._actions for s in p.option_strings]
         raise InputError(f"{rest[0]}: not an option of {options.command}; {nearest(rest[0], flags)}")
     if options.command != "hf":

@@ -32,6 +32,29 @@ def train(o: argparse.Namespace) -> int:
     return 0
 
 
+def finetune(o: argparse.Namespace) -> int:
+    """Go on from a trained family at some couplings; prints the run folder."""
+    from qernel.config import from_dict, override, to_dict
+    from qernel.evaluate import load
+    from qernel.family import Grid
+    from qernel.finetune import finetune, finetuned
+    from qernel.train import RunFailed, parse_walltime
+
+    lam = [o.lam[0], o.lam[0], 1] if len(o.lam) == 1 else o.lam
+    require(len(lam) == 3 and lam[2] == int(lam[2]) >= 1, "--lam", o.lam, "one λ, or LOW HIGH and a number of POINTS")
+    parent = load(o.parent)
+    config = finetuned(parent, Grid(lam=(lam[0], lam[1], int(lam[2]))), o.steps)
+    config = from_dict(override(to_dict(config), o.rest))
+    folder = o.run or o.parent.with_name(f"{o.parent.name}-finetuned")
+    try:
+        finetune(parent, config, folder, parse_walltime(o.walltime) if o.walltime else None)
+    except RunFailed as error:
+        print(f"qernel: {error}", file=sys.stderr)
+        return 1
+    print(folder)
+    return 0
+
+
 def config(o: argparse.Namespace) -> int:
     """A preset's configuration as JSON, or with an explanation."""
     from qernel.config import Config, to_dict

@@ -10,8 +10,9 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qernel.cell import FloatArray
 from qernel.errors import InputError, nearest, require
-from qernel.family import Family
+from qernel.family import Family, Grid
 from qernel.hamiltonian import MoirePotential, Potential
 from qernel.spring import Spring
 from qernel.wavefunction import Network
@@ -58,6 +59,8 @@ class Config:
     name: str = "custom"
     """name of the preset it came from"""
     family: Family = Family()
+    train_at: Grid = Grid()
+    """couplings to train on, where these are not the family's own"""
     network: Network = Network()
     optimizer: Spring | Adam = field(default_factory=Spring)
     sampling: Sampling = Sampling()
@@ -73,6 +76,8 @@ class Config:
     """minutes between checkpoints"""
     keep: int = 3
     """checkpoints kept"""
+    parent: str = ""
+    """run whose weights this one began with: its name, step and checksum (none: fresh weights)"""
 
     def __post_init__(self) -> None:
         require(self.steps >= 0, "steps", self.steps, "at least 0")
@@ -81,6 +86,12 @@ class Config:
         require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "positive")
         require(self.memory is None or 0 < self.memory < math.inf, "memory", self.memory, "a positive number of GiB")
         require(self.keep >= 1, "keep", self.keep, "at least 1")
+        _ = self.couplings  # refused here rather than later
+
+    @property
+    def couplings(self) -> FloatArray:
+        """Coupling vectors to train on, [couplings, names]."""
+        return self.train_at.of(self.family)
 
 
 def to_dict(value: Any) -> Any:

@@ -44,6 +44,8 @@ class Model:
     step: int
     """updates the weights have had"""
     provenance: dict[str, Any]
+    checksum: str = ""
+    """SHA-256 of the checkpoint"""
 
     def at(self, **couplings: float) -> State:
         """The state at named couplings, e.g. `at(lam=1.05)`; trained or not. Warns outside the trained range."""
@@ -113,6 +115,7 @@ def load(run: str | Path, potential: Potential | None = None) -> Model:
         trained_width=np.asarray(state.width),
         step=int(state.step),
         provenance=dict(header.user.get("provenance", {})),
+        checksum=header.sha256,
     )
 
 

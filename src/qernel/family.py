@@ -142,3 +142,30 @@ class Family:
         h = jax.vmap(self.hamiltonian)(c)
         ones = jnp.ones(c.shape[0], c.dtype)
         return dataclasses.replace(h, **{n: getattr(h, n) * ones for n in ("lam", "v0", "phi", "u")})
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Couplings to train on where these are not the family's own: a range instead of the family's, for each name given.
+
+    The family keeps saying what the network can be asked for, and how its input is scaled.
+    """
+
+    lam: Range | None = None
+    phi_deg: Range | None = None
+    epsilon: Range | None = None
+    period_nm: Range | None = None
+    twist_1: Range | None = None
+    twist_2: Range | None = None
+
+    def of(self, family: Family) -> FloatArray:
+        """Coupling vectors [couplings, names]. Raises `InputError` for a range outside the family's."""
+        given = {n: r for n in COUPLING_NAMES if (r := getattr(self, n)) is not None}
+        for name, (low, high, _) in given.items():
+            if name not in family.names:
+                raise InputError(f"train_at.{name}: not a coupling of this family; {nearest(name, list(family.names))}")
+            bottom, top, _ = getattr(family, name)
+            slack = 1e-9 * (1 + abs(top))
+            inside = bottom - slack <= low and high <= top + slack
+            require(inside, f"train_at.{name}", (low, high), f"within the family's {bottom:g} to {top:g}")
+        return dataclasses.replace(family, **given).grid()

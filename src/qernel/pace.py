@@ -44,7 +44,7 @@ class Pace(NamedTuple):
 
 def initial(config: Config) -> Pace:
     """Before any update."""
-    sweeps, size = config.sampling.sweeps, (len(config.family.grid()), config.sampling.walkers)
+    sweeps, size = config.sampling.sweeps, (len(config.couplings), config.sampling.walkers)
     moves = START if sweeps == "auto" else sweeps
     return Pace(jnp.asarray(moves), jnp.zeros(()), jnp.zeros(size, config.network.dtype))
 
@@ -99,5 +99,5 @@ def other_work(config: Config) -> float:
     local_energy = 1 + 0.5 * (2 * n + 2)
     if isinstance(config.optimizer, Adam):
         return local_energy + 1
-    rows = 2 * len(config.family.grid()) * config.sampling.walkers
+    rows = 2 * len(config.couplings) * config.sampling.walkers
     return local_energy + 2 + (70 + 0.2 * rows) / n

@@ -153,7 +153,7 @@ def not_converged(data: RunData) -> dict[str, list[str]]:
     def add(label: str, text: str) -> None:
         reasons.setdefault(label, []).append(text)
 
-    for k, row in enumerate(data.config.family.grid()):
+    for k, row in enumerate(data.config.couplings):
         mine = data.log["coupling"] == k if data.log else np.zeros(0, bool)
         if not mine.any():
             continue

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -63,31 +63,42 @@ class RunFailed(RuntimeError):
     """Training cannot go on; the last good checkpoint is intact."""
 
 
-def run(config: Config, folder: Path, *, walltime: float | None = None, console: Console | None = None) -> TrainState:
+def run(
+    config: Config,
+    folder: Path,
+    *,
+    walltime: float | None = None,
+    console: Console | None = None,
+    begin: Callable[[Vmc], TrainState] = Vmc.blank,
+) -> TrainState:
     """Train until `config.steps` updates have been made, or `walltime` seconds are over, or a signal comes.
 
-    Calling it again on the same folder goes on where it stopped. SIGINT and SIGTERM save and stop.
+    Calling it again on the same folder goes on where it stopped. SIGINT and SIGTERM save and stop. A new run begins
+    with the weights and walkers of `begin`.
 
     Raises:
-        InputError: if the folder holds a run of another configuration, or its checkpoints are unusable.
+        InputError: if the folder holds a run of another configuration, or its checkpoints are unusable; if a new run
+            should have a parent and none is given.
         RunFailed: if energies or weights are no longer finite; the offending state is in `crash_*.safetensors`.
     """
-    begin = time.monotonic()
+    started = time.monotonic()
     vmc = Vmc(config)
     _ = vmc.start  # bad input found here must not leave a folder behind
     before = earlier_config(config, folder)
     if before is None:
+        if config.parent and begin is Vmc.blank:
+            raise InputError(f"parent = {config.parent}: a run that goes on from another begins with qernel finetune")
         describe_run(config, folder)
     with console or Console(config.steps) as console, interruptible() as stop:
-        vmc, state, wall_before = _start_or_resume(vmc, folder, console)
+        vmc, state, wall_before = _start_or_resume(vmc, folder, console, begin)
         if before not in (None, config):  # only now that its checkpoint is known to be good
             describe_run(config, folder)
         console.message(describe(vmc, state))
         console.message(memory.describe(vmc.plan, config, len(vmc.couplings), vmc.n_parameters))
-        deadline = None if walltime is None else begin + walltime
+        deadline = None if walltime is None else started + walltime
         with TrainLog(folder / "train.csv", COLUMNS) as log:
             log.truncate_after(int(state.step) - 1)
-            _loop(vmc, state_box := [state], folder, log, console, stop, deadline, begin - wall_before)
+            _loop(vmc, state_box := [state], folder, log, console, stop, deadline, started - wall_before)
         state = state_box[0]
         done = int(state.step)
         why = stop.reason or "all steps done"
@@ -138,15 +149,17 @@ def _step(vmc: Vmc, state: TrainState, console: Console) -> tuple[tuple[TrainSta
     return done, vmc.with_plan(plan)
 
 
-def _start_or_resume(vmc: Vmc, folder: Path, console: Console) -> tuple[Vmc, TrainState, float]:
-    """The newest good checkpoint, or a fresh equilibrated state saved as step 0; and the wall time spent before.
+def _start_or_resume(
+    vmc: Vmc, folder: Path, console: Console, begin: Callable[[Vmc], TrainState]
+) -> tuple[Vmc, TrainState, float]:
+    """The newest good checkpoint, or an equilibrated state saved as step 0; and the wall time spent before.
 
     A run that goes on keeps the plan it had.
     """
     files = folder / "checkpoints"
     if not checkpoint.checkpoints(files):
         console.message(f"{folder}: new run, {vmc.config.name}; placing and equilibrating walkers")
-        state, smaller = memory.fitting(lambda plan: vmc.with_plan(plan).init(), vmc.plan, console.message)
+        state, smaller = memory.fitting(lambda plan: vmc.with_plan(plan).init(begin(vmc)), vmc.plan, console.message)
         vmc = vmc.with_plan(smaller)
         checkpoint.save(files, 0, state, _header(vmc, 0.0), vmc.config.keep)
         return vmc, state, 0.0

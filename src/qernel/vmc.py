@@ -121,16 +121,16 @@ class Vmc:
     @cached_property
     def couplings(self) -> np.ndarray:
         """The couplings trained on, [couplings, names]."""
-        return self.config.family.grid()
+        return self.config.couplings
 
     @cached_property
     def points(self) -> Point:
         """The wavefunction's tables at these couplings."""
         return place(self.start.points(self.couplings), self.config.sampling.walkers)
 
-    def init(self) -> TrainState:
-        """Fresh weights, walkers placed at random and equilibrated."""
-        state = self.blank()
+    def init(self, begin: TrainState | None = None) -> TrainState:
+        """Fresh weights and walkers placed at random, or those of `begin`; the walkers equilibrated."""
+        state = self.blank() if begin is None else begin
         cell = self.config.family.cell
         blocks = -(-self.config.sampling.burn_in // int(state.pace.moves))
         for _ in range(blocks):
