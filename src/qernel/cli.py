@@ -82,6 +82,11 @@ def build_parser() -> Parser:
     report.add_argument("--bands", type=int, help="bands per k of the exact diagonalisation (default: what is quick)")
     report.add_argument("--no-references", action="store_true", help="leave out exact and Hartree-Fock values")
 
+    export = commands.add_parser("export", help="a trained family to give away: weights, configuration, model card")
+    export.add_argument("run", type=Path, help="run folder")
+    export.add_argument("folder", type=Path, help="new folder")
+    export.add_argument("--bands", type=int, help="bands per k of the exact energies in the card, as in report")
+
     exact = commands.add_parser("exact", help="exact diagonalisation in the lowest Bloch bands, totals in E0")
     _reference_options(exact)
     exact.add_argument("--bands", type=int, required=True, help="bands per k")

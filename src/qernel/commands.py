@@ -180,6 +180,14 @@ def _hamiltonian(o: argparse.Namespace) -> Any:
     return family.hamiltonian(jnp.asarray(family.vector(lam=o.lam)))
 
 
+def export(o: argparse.Namespace) -> int:
+    """Weights, configuration and model card in a folder to give away; prints the card's path."""
+    from qernel.export import export
+
+    print(export(o.run, o.folder, o.bands))
+    return 0
+
+
 def exact(o: argparse.Namespace) -> int:
     """Exact diagonalisation."""
     from qernel.exact import solve, solve_all, to_json

@@ -234,7 +234,8 @@ def _density(data: RunData) -> str:
 
 def _training(data: RunData) -> str:
     if not data.log or not len(data.log["step"]):
-        return "<p>No training step was made.</p>"
+        trained = data.checkpoint.step > 0
+        return f"<p>{'The training log is not in this folder.' if trained else 'No training step was made.'}</p>"
     steps = data.log["step"][data.log["coupling"] == data.log["coupling"][0]]
     length = figures.windows(steps, steps)[2]
     return report_html.figure(

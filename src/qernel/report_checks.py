@@ -181,7 +181,7 @@ def not_converged(data: RunData) -> dict[str, list[str]]:
 def convergence_sentences(data: RunData) -> list[str]:
     """The same in sentences, one for each coupling that has not converged, or one that says all is fine."""
     before = []
-    if not data.log or not len(data.log["step"]):
+    if data.checkpoint.step == 0:
         before = ["No training step was made: the energies are those of the starting wavefunction."]
     trained = int(data.dataset.attrs["training_steps"])
     if trained != data.checkpoint.step:
