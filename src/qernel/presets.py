@@ -62,6 +62,12 @@ def moire_n6() -> Config:
     )
 
 
+def moire_n8() -> Config:
+    """N = 8 on the twelve-cell 2√3×2√3 torus, filling 2/3: the second size beside `moire-n6`."""
+    n6 = moire_n6()
+    return replace(n6, name="moire-n8", family=replace(n6.family, n_up=8, cell=Cell(supercell=((2, 2), (4, -2)))))
+
+
 def moire_n54() -> Config:
     """N = 54 on 9×9 cells, filling 2/3; wants a GPU."""
     return Config(
@@ -102,6 +108,7 @@ PRESETS = {
     "moire-n2": moire_n2,
     "moire-n3": moire_n3,
     "moire-n6": moire_n6,
+    "moire-n8": moire_n8,
     "moire-n54": moire_n54,
     "moire-n150": moire_n150,
     "free-n7": free_n7,
