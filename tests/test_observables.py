@@ -14,11 +14,13 @@ from states import NETWORK, TORUS, close, config, exact_walkers, finalised, idea
 from qernel.cell import Cell, lattice_points
 from qernel.errors import InputError
 from qernel.evaluate import Settings
+from qernel.hamiltonian import interaction_energy
 from qernel.observables import DEFAULT, NAMES, check_names, known
 from qernel.observables.pair_correlation import distances, inscribed_radius
 from qernel.observables.structure_factor import corners, crystal_missing
 from qernel.scan import to_dataset
 from qernel.tables import quantity_lines, scan_table
+from qernel.units import Material
 
 FREE_N7 = config(n_up=7, twist=(0.3, 0.1))
 
@@ -144,6 +146,43 @@ def test_total_momentum_of_a_superposition():
     assert q.value.sum() == pytest.approx(1, abs=1e-9)
     np.testing.assert_allclose(np.sort(q.value), [0, 0.2, 0.8], atol=5 * q.error.max())
     assert 0 < q.error.max() < 0.02
+
+
+def test_projected_energies_of_a_superposition():
+    """Each part has the energy of its own determinant, though the local energy of the sum is that of neither."""
+    c = config(replace(NETWORK, determinants=2), n_up=2, twist=(0.3, 0.1), cell=TORUS)
+    model = model_of(c)
+    wave = eqx.tree_at(lambda m: m.weights, model.wavefunction, jnp.asarray([[1.0, 0.3], [0.0, 0.4]]))
+    model, cell = replace(model, wavefunction=wave), c.family.cell
+    walkers = exact_walkers(model, 4000)
+    p = finalised(model, "momentum_probability", walkers)["momentum_probability"].at(0)
+    found = {name: q.at(0) for name, q in finalised(model, "momentum_energy", walkers).items()}
+    # Of three plane waves two are occupied: the three determinants, their momenta and energies.
+    waves = occupied(c.family, 3)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        n = (cell.momenta - waves[i] - waves[j]) @ np.linalg.inv(cell.moire_reciprocal)
+        sector = int(np.argmin(np.abs(n - np.rint(n)).max(1)))
+        energy = 0.5 * sum(np.sum((waves[k] + np.array(c.family.twist)) ** 2) for k in (i, j))
+        e = found["momentum_energy"]
+        if p.value[sector] > 1e-9:
+            assert abs(e.value[sector] - energy) < 5 * e.error[sector]
+            assert 0 < e.error[sector] < 0.1 * energy
+        else:
+            assert np.isnan(e.value[sector])
+    assert np.nansum(p.value * found["momentum_dE_dlam"].value) == pytest.approx(0, abs=0.3)
+
+
+def test_projected_interaction_adds_up():
+    """Σ p_K ⟨V⟩_K is ⟨V⟩ of the same walkers where V does not change along an orbit."""
+    c = config(replace(NETWORK, determinants=2), n_up=2, twist=(0.3, 0.1), cell=TORUS, material=Material())
+    model = model_of(c)
+    wave = eqx.tree_at(lambda m: m.weights, model.wavefunction, jnp.asarray([[1.0, 0.3], [0.0, 0.4]]))
+    model, walkers = replace(model, wavefunction=wave), ideal(c, 64)
+    p = finalised(model, "momentum_probability", walkers)["momentum_probability"].at(0)
+    v = finalised(model, "momentum_energy", walkers)["momentum_interaction"].at(0)
+    h = c.family.hamiltonian(jnp.asarray(model.trained[0]))
+    expected = float(np.mean([interaction_energy(r, h) for r in walkers[0]]))
+    assert np.nansum(p.value * v.value) == pytest.approx(expected, rel=1e-6)
 
 
 def test_energy_of_the_free_gas_has_no_variance():

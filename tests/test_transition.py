@@ -279,7 +279,8 @@ def test_command_prints_a_table_and_a_verdict(capsys, run):
     assert main(["transition", str(run), "--samples", "99", "--figure", str(figure)]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[-1].startswith("verdict: sharp transition at λ_c = 1.0")
-    assert out[-2] == "not in this scan, left out: order_parameter, susceptibility"
+    assert out[-2].startswith("levels: not in this scan")
+    assert out[-3] == "not in this scan, left out: order_parameter, susceptibility"
     assert figure.read_bytes().startswith(b"%PDF")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from qernel import figures, report_html
+from qernel import figures, level_crossing, report_html
 from qernel.branches import Fit, Kind
 from qernel.errors import InputError, nearest, require
 from qernel.stats import format_uncertainty
@@ -47,6 +47,8 @@ class Analysis:
     findings: list[Finding]
     missing: list[str]
     statement: Statement
+    crossing: level_crossing.Crossing | str
+    """of the energies of two sets of total momenta, or why there is none to be seen"""
 
 
 def read_scan(run: Path) -> xarray.Dataset:
@@ -108,7 +110,8 @@ def analyse(dataset: xarray.Dataset, quantities: Sequence[str] = (), samples: in
     ]
     require(bool(findings), "quantities of the scan", "none", f"at least one of {', '.join(QUANTITIES)}")
     missing = [] if quantities else [n for n in QUANTITIES if n not in present]
-    return Analysis(findings, missing, combine(findings))
+    crossing = level_crossing.find(dataset, samples, seed)
+    return Analysis(findings, missing, combine(findings), crossing)
 
 
 def _is_curve(dataset: xarray.Dataset, name: str) -> bool:
@@ -192,7 +195,7 @@ def lines(analysis: Analysis) -> list[str]:
     said = [f"{symbol(f)}: {f.reason}" for f in analysis.findings if f.place is None]
     if analysis.missing:
         said.append(f"not in this scan, left out: {', '.join(analysis.missing)}")
-    return [*said, f"verdict: {analysis.statement.text}"]
+    return [*said, f"levels: {level_crossing.words(analysis.crossing)}", f"verdict: {analysis.statement.text}"]
 
 
 def to_json(analysis: Analysis) -> dict[str, Any]:
@@ -205,6 +208,7 @@ def to_json(analysis: Analysis) -> dict[str, Any]:
         "interval_68": s.interval_68,
         "interval_95": s.interval_95,
         "missing": analysis.missing,
+        "level_crossing": analysis.crossing if isinstance(analysis.crossing, str) else asdict(analysis.crossing),
         "quantities": {f.quantity: _finding_json(f) for f in analysis.findings},
     }
 

@@ -12,6 +12,7 @@ from qernel.observables.interface import Observable, Quantity, Record, Sums, Swe
 from qernel.observables.momentum_distribution import MomentumDistribution
 from qernel.observables.overlap import Overlap
 from qernel.observables.pair_correlation import PairCorrelation
+from qernel.observables.projected import MomentumEnergy
 from qernel.observables.router import Router
 from qernel.observables.structure_factor import OrderParameter, StructureFactor
 from qernel.observables.susceptibility import Susceptibility
@@ -30,6 +31,7 @@ def known(family: Family, bins: int = 36) -> dict[str, Observable]:
         "order_parameter": OrderParameter(),
         "pair_correlation": PairCorrelation(),
         "momentum_probability": TotalMomentum(),
+        "momentum_energy": MomentumEnergy(),
         "susceptibility": Susceptibility(),
         "momentum_distribution": MomentumDistribution(),
         "overlap": Overlap(),
