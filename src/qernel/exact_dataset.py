@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def to_dataset(h: Hamiltonian, states: ExactState | list[ExactState], bins: int 
         "bands": state.bands.n_bands,
         "dimension": state.dimension,
         "sector": state.label,
-        "sectors_of_the_level": [s.label for s in several if s.energy - state.energy <= DEGENERATE],
+        "sectors_of_the_level": json.dumps([s.label for s in several if s.energy - state.energy <= DEGENERATE]),
         "energy_unit": "E0 = hbar^2/(m* a_M^2), total over the electrons",
         "length_unit": "a_M",
         "supercell_vectors": h.cell.vectors.ravel(),
