@@ -89,6 +89,8 @@ def test_train_refuses(capsys, tmp_path, options, message):
         (["exact", "moire-n3", "--lam", "1", "--bands", "1", "--phy", "3"], "did you mean '--phi'"),
         (["exact", "moire-n3", "--lam", "nan", "--bands", "1"], "lam = nan"),
         (["exact", "moire-n3", "--lam", "1", "--bands", "1", "--n", "0"], "at least 1 electron"),
+        (["exact", "moire-n3", "--lam", "1", "--bands", "1", "--correlations", "no/x.nc"], "in a folder that exists"),
+        (["exact", "moire-n3", "--lam", "1", "--bands", "1", "--correlations", "x.csv"], "a file .nc"),
         (["hf", "moire-n3", "--lam", "1", "--starts", "liqid"], "did you mean 'liquid'"),
         (["hf", "moire-n3"], "--lam"),
     ],
@@ -174,7 +176,8 @@ def test_observables_by_name(capsys, finished, tmp_path):
     line = refused(capsys, finished, "scan", finished, "--observables", "structurefactor")
     assert "observables = structurefactor: unknown; did you mean 'structure_factor'? known: all, density" in line
     out = tmp_path / "x.nc"
-    arguments = ["scan", finished, *quick, "--out", out, "--observables", "order_parameter", "router"]
+    names = ("order_parameter", "structure_factor", "router")
+    arguments = ["scan", finished, *quick, "--out", out, "--observables", *names]
     assert main([str(a) for a in arguments]) == 0
     assert "warning: router is not measured: the network has no routed experts" in capsys.readouterr().err
     import xarray
@@ -182,6 +185,18 @@ def test_observables_by_name(capsys, finished, tmp_path):
     data = xarray.load_dataset(out, engine="h5netcdf")
     assert {"energy", "order_parameter", "order_parameter_error", "v_score", "variance_error"} <= set(data)
     assert "density" not in data
+    exact = tmp_path / "exact.nc"
+    arguments = ["exact", "moire-n2", "--lam", "1", "--bands", "2", "--correlations", str(exact), "--json"]
+    assert main(arguments) == 0
+    lowest, found = json.loads(capsys.readouterr().out), xarray.load_dataset(exact, engine="h5netcdf")
+    assert found.energy.item() == lowest["energy"]
+    assert found.attrs["sector"] == lowest["sector"]
+    assert json.loads(found.attrs["sectors_of_the_level"]) == ["(1,2)/3", "(2,1)/3"]
+    for name in ("structure_factor", "order_parameter", "energy", "moire", "interaction"):
+        assert (data[name].dims, data[name].shape) == (found[name].dims, found[name].shape)
+        assert data[name].attrs == found[name].attrs
+    for axis in data["structure_factor"].coords:
+        assert (data[axis] == found[axis]).all()
 
 
 def test_version_and_help(capsys):

@@ -8,6 +8,7 @@ are kept up to a kinetic energy, ½|p|² ≤ cutoff. Lengths in a_M, energies in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,15 +153,21 @@ class FormFactors:
         """
         n_k, m = len(partner), self.n_bands
         matrix = np.empty((n_k, m, m, n_k, m, m), complex)
+        for ka, kc, first, second in self.products(partner):
+            weighted = first * self.weight[ka, kc].ravel()
+            block = (weighted @ second.T).reshape(m, m, m, m)  # a, c, d, b
+            matrix[ka, :, :, kc] = block.transpose(0, 3, 1, 2)
+        return matrix.reshape(n_k * m * m, n_k * m * m)
+
+    def products(self, partner: IntArray) -> Iterator[tuple[int, int, ComplexArray, ComplexArray]]:
+        """(k_a, k_c, ρ_ac(q) [a·c, G], ρ_bd(−q) [d·b, G]) with q = k_a − k_c + G, over all momenta k_a and k_c."""
+        n_k, m = len(partner), self.n_bands
         for ka in range(n_k):
             kb = partner[ka]
             for kc in range(n_k):
                 kd = partner[kc]
                 total = self.labels[ka] + self.labels[kb] - self.labels[kc] - self.labels[kd]
                 umklapp = total // self.denominator
-                first = (self.rho[ka, kc] * self.weight[ka, kc]).reshape(m * m, -1)
                 # ρ_bd(−q) = conj ρ_db(q), where q = k_d − k_b + G + umklapp.
                 second = np.roll(self.rho[kd, kb], tuple(-umklapp), axis=(2, 3)).reshape(m * m, -1)
-                block = (first @ second.conj().T).reshape(m, m, m, m)  # a, c, d, b
-                matrix[ka, :, :, kc] = block.transpose(0, 3, 1, 2)
-        return matrix.reshape(n_k * m * m, n_k * m * m)
+                yield ka, kc, self.rho[ka, kc].reshape(m * m, -1), second.conj()

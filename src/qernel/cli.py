@@ -91,6 +91,12 @@ def build_parser() -> Parser:
     _reference_options(exact)
     exact.add_argument("--bands", type=int, required=True, help="bands per k")
     exact.add_argument("--sector", type=int, help="index of the total momentum (default: all)")
+    exact.add_argument(
+        "--correlations",
+        type=Path,
+        metavar="FILE.nc",
+        help="write S(k), g(r), n(k) and density of the lowest state, on the axes of a scan",
+    )
 
     bench = commands.add_parser("bench", help="speed on this machine, as ratios against baselines timed in turn")
     bench.add_argument("--quick", action="store_true", help="N = 6 and 18 and the local energy only, under a minute")

@@ -194,12 +194,22 @@ def exact(o: argparse.Namespace) -> int:
     from qernel.tables import reference_table
 
     h = _hamiltonian(o)
+    if o.correlations is not None:
+        require(o.correlations.suffix == ".nc", "--correlations", o.correlations, "a file .nc")
+        require(o.correlations.parent.is_dir(), "--correlations", o.correlations, "in a folder that exists")
     states: Any = solve(h, o.bands, o.sector) if o.sector is not None else solve_all(h, o.bands)
     data: Any = to_json(states)
+    if o.correlations is not None:
+        from qernel.exact_dataset import to_dataset
+        from qernel.scan import save_dataset
+
+        save_dataset(to_dataset(h, states), o.correlations)
     if o.json:
         print(json.dumps(data, indent=2))
     else:
         reference_table(data, h.n_electrons, f"exact diagonalisation, {o.bands} bands, λ = {o.lam}")
+        if o.correlations is not None:
+            print(o.correlations)
     return 0
 
 

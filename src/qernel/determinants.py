@@ -79,6 +79,47 @@ def _combinations(m: int, n: int, binomials: IntArray) -> IntArray:
     return ordered
 
 
+class Pairs:
+    """Numbers of the pairs of orbitals of each total momentum P.
+
+    Ordered pairs are numbered by (k_a, band a, band b), as in `FormFactors.pair_matrix`. Like spins have one
+    operator A_ab = c_b c_a for each a < b, unlike spins (a up, b down) one for each ordered pair.
+    """
+
+    def __init__(self, momenta: Momenta, n_bands: int) -> None:
+        m, n_orb = n_bands, momenta.count * n_bands
+        self.count = n_orb * m
+        """ordered pairs of one total momentum"""
+        a, b = np.divmod(np.arange(n_orb * n_orb), n_orb)
+        ordered = (a // m) * m * m + (a % m) * m + b % m
+        total = momenta.add[a // m, b // m]
+        compact = np.zeros(n_orb * n_orb, np.int64)
+        self._rows, self._swapped = [], []
+        for p in range(momenta.count):
+            pairs = np.flatnonzero((total == p) & (a < b))
+            compact[pairs] = np.arange(len(pairs))
+            self._rows.append(ordered[pairs])
+            self._swapped.append(ordered[b[pairs] * n_orb + a[pairs]])
+        like = [len(rows) for rows in self._rows]
+        self.index = {"uu": compact, "dd": compact, "ud": ordered}
+        """number of the operator of spins and orbitals a·n_orbitals + b, for `Sector.removal`"""
+        self.width = {"uu": like, "dd": like, "ud": [self.count] * momenta.count}
+        """operators of spins at each total momentum"""
+
+    def operators(self, p: int, v: ComplexArray) -> ComplexArray:
+        """V_(ab),(cd) − V_(ab),(dc) between the operators of like spins, from V between ordered pairs."""
+        rows, swapped = self._rows[p], self._swapped[p]
+        return v[np.ix_(rows, rows)] - v[np.ix_(rows, swapped)]
+
+    def ordered(self, p: int, g: ComplexArray) -> ComplexArray:
+        """G between ordered pairs of like spins, [count, count], from that between operators: A_ba = −A_ab."""
+        rows, swapped = self._rows[p], self._swapped[p]
+        full = np.zeros((self.count, self.count), complex)
+        full[np.ix_(rows, rows)] = full[np.ix_(swapped, swapped)] = g
+        full[np.ix_(rows, swapped)] = full[np.ix_(swapped, rows)] = -g
+        return full
+
+
 class _Space:
     """All determinants with (n_up, n_down) electrons: their momentum and place within its class."""
 

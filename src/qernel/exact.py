@@ -25,7 +25,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from qernel.bands import CUTOFF, Bands, ComplexArray, FormFactors, concrete, solve_bands
 from qernel.cell import FloatArray
-from qernel.determinants import Momenta, Sector, check_size, dimensions
+from qernel.determinants import Momenta, Pairs, Sector, check_size, dimensions
 from qernel.errors import require
 from qernel.ewald import ewald_tables
 from qernel.hamiltonian import Hamiltonian
@@ -51,6 +51,10 @@ class ExactState:
     bands: Bands = field(repr=False)
     density_matrix: ComplexArray = field(repr=False)
     """⟨c†_kb c_kb'⟩ of spin up and spin down, [2, k, band, band]"""
+    spins: tuple[int, int]
+    """(n_up, n_down)"""
+    vector: ComplexArray = field(repr=False)
+    """amplitudes of the determinants in the order of `Sector.occupied`, normalised"""
 
 
 def solve(h: Hamiltonian, bands: int, sector: int, cutoff: float = CUTOFF) -> ExactState:
@@ -114,6 +118,27 @@ def momentum_distribution(state: ExactState) -> tuple[FloatArray, FloatArray]:
     return state.bands.wavevectors[used], n[used]
 
 
+def pair_density_matrix(state: ExactState) -> dict[str, ComplexArray]:
+    """⟨A_ab† A_cd⟩ = ⟨c†_a c†_b c_d c_c⟩ between ordered pairs of one total momentum, for each kind of spins.
+
+    "uu", "ud" (a, c up; b, d down) and "dd" as far as there are such electrons, each [P, pairs, pairs] with
+    P the momentum of the pair and pairs numbered by (k_a, band a, band b), k_b = P − k_a. Σ_ab ⟨A_ab† A_ab⟩ is
+    N_σ (N_σ − 1) for like spins and n_up n_down for unlike. Takes a buffer of dimension × N(N − 1)/2 or a few
+    times that, like one product with the Hamiltonian.
+    """
+    sector = Sector(state.bands.cell, state.bands.n_bands, *state.spins, state.sector)
+    pairs = Pairs(sector.momenta, state.bands.n_bands)
+    removal = sector.removal(2, pairs.index, pairs.width)
+    buffer = removal.apply(state.vector)
+    shape = sector.momenta.count, pairs.count, pairs.count
+    out: dict[str, ComplexArray] = {}
+    for spins, p, start, rows, width in removal.blocks:
+        block = buffer[start : start + rows * width].reshape(rows, width)
+        g = block.conj().T @ block
+        out.setdefault(spins, np.zeros(shape, complex))[p] = g if spins == "ud" else pairs.ordered(p, g)
+    return out
+
+
 def supercell_grid(h: Hamiltonian, size: int) -> FloatArray:
     """Cartesian points r_ij = (i T1 + j T2)/size of the supercell, [size, size, 2], a_M."""
     fraction = np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), -1) / size
@@ -148,21 +173,7 @@ class _PairInteraction:
     def __init__(self, bands: Bands, u: float, gate: float | None) -> None:
         self.u, self.gate, self.bands = u, gate, bands
         self.momenta = Momenta(bands.cell)
-        m, n_orb = bands.n_bands, bands.n_orbitals
-        a, b = np.divmod(np.arange(n_orb * n_orb), n_orb)
-        # Ordered pairs of one total momentum are numbered by (k_a, band a, band b), like `pair_matrix`.
-        ordered = (a // m) * m * m + (a % m) * m + b % m
-        total = self.momenta.add[a // m, b // m]
-        compact = np.zeros(n_orb * n_orb, np.int64)
-        self._rows, self._swapped = [], []
-        for p in range(self.momenta.count):
-            pairs = np.flatnonzero((total == p) & (a < b))
-            compact[pairs] = np.arange(len(pairs))
-            self._rows.append(ordered[pairs])
-            self._swapped.append(ordered[b[pairs] * n_orb + a[pairs]])
-        self.index = {"uu": compact, "dd": compact, "ud": ordered}
-        like = [len(rows) for rows in self._rows]
-        self.width = {"uu": like, "dd": like, "ud": [n_orb * m] * self.momenta.count}
+        self.pairs = Pairs(self.momenta, bands.n_bands)
         self._factors: FormFactors | None = None
         self._matrices: dict[tuple[bool, int], ComplexArray] = {}
 
@@ -174,8 +185,7 @@ class _PairInteraction:
                 self._factors = FormFactors(self.bands, self.gate)
             v = self.u * self._factors.pair_matrix(self.momenta.subtract[p])
             if spins != "ud":
-                rows, swapped = self._rows[p], self._swapped[p]
-                v = v[np.ix_(rows, rows)] - v[np.ix_(rows, swapped)]
+                v = self.pairs.operators(p, v)
             self._matrices[key] = np.ascontiguousarray(v.T)
         return self._matrices[key]
 
@@ -184,7 +194,7 @@ def _solve(h: Hamiltonian, basis: Bands, interaction: _PairInteraction, index: i
     sector = Sector(h.cell, basis.n_bands, h.n_up, h.n_down, index)
     diagonal = basis.energies.ravel()[sector.occupied].sum(axis=1)
     interacting = h.n_electrons > 1 and float(h.u) != 0
-    pairs = sector.removal(2, interaction.index, interaction.width) if interacting else None
+    pairs = sector.removal(2, interaction.pairs.index, interaction.pairs.width) if interacting else None
 
     def apply(x: ComplexArray) -> ComplexArray:
         x = x.reshape(-1)
@@ -215,6 +225,8 @@ def _solve(h: Hamiltonian, basis: Bands, interaction: _PairInteraction, index: i
         dimension=sector.dimension,
         bands=basis,
         density_matrix=gamma,
+        spins=(h.n_up, h.n_down),
+        vector=vector,
     )
 
 
@@ -223,7 +235,7 @@ def _lowest(apply: Callable[[ComplexArray], ComplexArray], diagonal: FloatArray)
     if n <= _DENSE:
         matrix = np.stack([apply(column) for column in np.eye(n, dtype=complex)], axis=1)
         values, vectors = np.linalg.eigh(matrix)
-        return float(values[0]), vectors[:, 0]
+        return float(values[0]), vectors[:, 0].copy()  # kept, without the others
     rng = np.random.default_rng(0)
     # Weight on the low determinants, noise on all so that no symmetry of the start is conserved.
     start = np.exp(-(diagonal - diagonal.min()) / (np.std(diagonal) + 1e-12)) * (1 + 0.1 * rng.normal(size=n))

@@ -103,7 +103,11 @@ def _density(results: list[Result], cell: Cell) -> dict[str, Quantity]:
     maps = [(r.density, r.density_error) for r in results if r.density is not None and r.density_error is not None]
     if not maps:
         return {}
-    value, error = np.stack([m for m, _ in maps]), np.stack([e for _, e in maps])
+    return density_maps(np.stack([m for m, _ in maps]), np.stack([e for _, e in maps]), cell)
+
+
+def density_maps(value: FloatArray, error: FloatArray, cell: Cell) -> dict[str, Quantity]:
+    """`density` and `density_symmetrised`, its average over the moiré translations, from maps [couplings, t1, t2]."""
     centres = (np.arange(value.shape[-1]) + 0.5) / value.shape[-1]
     axes: dict[str, tuple[str, Any]] = {name: (name, centres) for name in ("t1", "t2")}
     symmetric = np.stack([symmetrised(m, cell) for m in value])
