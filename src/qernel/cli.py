@@ -129,7 +129,8 @@ def _run_options(p: Parser) -> None:
         nargs="+",
         metavar="NAME",
         help="energy (always measured), density, structure_factor, order_parameter, pair_correlation (these are the "
-        "default), momentum_probability, momentum_energy, momentum_distribution, susceptibility, overlap, router, or all",
+        "default), momentum_probability, momentum_energy, momentum_distribution, susceptibility, overlap, router, "
+        "or all",
     )
 
 
