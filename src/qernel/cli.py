@@ -105,7 +105,8 @@ def _run_options(p: Parser) -> None:
         nargs="+",
         metavar="NAME",
         help="energy (always measured), density, structure_factor, order_parameter, pair_correlation (these are the "
-        "default), momentum_probability, momentum_distribution, susceptibility, overlap, router, or all",
+        "default), momentum_probability, momentum_distribution, susceptibility, overlap, router, trial_plane_waves, "
+        "trial_bloch, trial_gaussians, or all",
     )
 
 
