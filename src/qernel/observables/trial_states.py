@@ -39,8 +39,8 @@ class TrialStates(Summed):
 
         ess = (∫√ρ|ψ|)²/⟨ψ|ψ⟩ = ⟨√ρ/|ψ|⟩_ψ ⟨|ψ|/√ρ⟩_ρ
 
-    is the effective share (Kish, for the magnitudes of the terms): below some percent neither P nor its error bar is to
-    be trusted. Takes two values of ψ.
+    is the effective share (Kish, for the magnitudes of the terms), and P ≤ m ess: with fewer than about a hundred such
+    samples neither P nor its error bar is to be trusted. Takes two values of ψ.
     """
 
     every: int = 10
