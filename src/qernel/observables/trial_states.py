@@ -39,8 +39,8 @@ class TrialStates(Summed):
 
         ess = (∫√ρ|ψ|)²/⟨ψ|ψ⟩ = ⟨√ρ/|ψ|⟩_ψ ⟨|ψ|/√ρ⟩_ρ
 
-    is the effective share (Kish, for the magnitudes of the terms); P ≤ m ess if S = 1. With fewer than about a hundred such
-    samples neither P nor its error bar is to be trusted. Takes two values of ψ.
+    is the effective share (Kish, for the magnitudes of the terms); P ≤ m ess if S = 1. With fewer than about a hundred
+    such samples neither P nor its error bar is to be trusted. Takes two values of ψ.
     """
 
     every: int = 10
