@@ -130,7 +130,7 @@ def _run_options(p: Parser) -> None:
         metavar="NAME",
         help="energy (always measured), density, structure_factor, order_parameter, pair_correlation (these are the "
         "default), momentum_probability, momentum_energy, momentum_distribution, susceptibility, overlap, router, "
-        "or all",
+        "trial_plane_waves, trial_bloch, trial_gaussians, or all",
     )
 
 

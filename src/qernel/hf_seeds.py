@@ -102,7 +102,7 @@ def lattice_gas(cell: Cell, n: int) -> IntArray:
     sites = np.tile(np.arange(count), full)
     if rest == 0:
         return sites
-    energy = _site_energies(cell)
+    energy = site_energies(cell)
     rng = np.random.default_rng(0)
     phase = cell.translations @ cell.momenta.T
     # The offsets break ties on the lattice; fillings of √3×√3 order are among the candidates.
@@ -114,12 +114,12 @@ def lattice_gas(cell: Cell, n: int) -> IntArray:
     return np.concatenate([sites, np.sort(best)])
 
 
-def _site_energies(cell: Cell) -> FloatArray:
+def site_energies(cell: Cell, gate: float | None = None) -> FloatArray:
     """Coulomb energy between sites for Gaussian charges too narrow to overlap, [cells, cells], 1/a_M."""
     width = 0.12
     q = lattice_points(cell.reciprocal, 5 / width)
     length = np.linalg.norm(q, axis=1)
-    weight = fourier_weight(length, cell) * np.exp(-((length * width) ** 2))
+    weight = fourier_weight(length, cell, gate) * np.exp(-((length * width) ** 2))
     phase = np.exp(1j * cell.translations @ q.T)
     return ((phase * weight) @ phase.conj().T).real
 

@@ -17,6 +17,8 @@ from qernel.observables.router import Router
 from qernel.observables.structure_factor import OrderParameter, StructureFactor
 from qernel.observables.susceptibility import Susceptibility
 from qernel.observables.total_momentum import TotalMomentum
+from qernel.observables.trial_states import TrialStates
+from qernel.trials import KINDS
 
 DEFAULT = ("energy", "density", "structure_factor", "order_parameter", "pair_correlation")
 """Measured unless others are asked for: what costs little beside the local energy."""
@@ -36,6 +38,7 @@ def known(family: Family, bins: int = 36) -> dict[str, Observable]:
         "momentum_distribution": MomentumDistribution(),
         "overlap": Overlap(),
         "router": Router(),
+        **{f"trial_{kind}": TrialStates(kind=kind) for kind in KINDS},
     }
 
 
