@@ -32,7 +32,7 @@ class MomentumEnergy(Summed):
     ⟨|α_K|²⟩ = p_K: the variance is finite. Takes n values of ψ and a local energy.
     """
 
-    every: int = 10
+    every: int = 3
 
     def evaluate(self, sweep: Sweep, tables: tuple[()]) -> Values:
         """Re α_K, Re α_K* E_L, p_K, p_K V and p_K Σ W of every walker, [couplings, walkers, momenta]."""
