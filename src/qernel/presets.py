@@ -50,10 +50,9 @@ def moire_n3() -> Config:
 def moire_n3_lam_eps() -> Config:
     """N = 3 on 3×3 cells over depth and dielectric constant at once.
 
-    ε from 4 to 16, u from 13.3 to 3.3: hBN on both sides gives √(ε_∥ ε_⊥) from 3.9 (electrons alone, fast fields) to 5.1
-    (static; doi:10.1038/s41699-018-0050-x), further layers and nearby gates screen more. The network is that of
-    `moire_n6`: from random orbitals it is where one of Bloch orbitals comes after several times the steps
-    (docs/settings.md).
+    ε from 4 to 16, u from 13.3 to 3.3. hBN on both sides gives √(ε_∥ ε_⊥) of 3.9 (fast fields, electrons alone) to
+    5.1 (static; doi:10.1038/s41699-018-0050-x); further layers and nearby gates screen more. The network is that of
+    `moire_n6`: with random orbitals it learns several times faster than one with Bloch orbitals (docs/settings.md).
     """
     return replace(
         moire_n3(),
