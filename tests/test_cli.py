@@ -171,6 +171,55 @@ def test_evaluate_refuses(capsys, finished, options, message):
     assert message in refused(capsys, finished, "evaluate", finished, *options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epsilon", "4", "8", "3"], "--epsilon: epsilon does not vary in this family; axes of its scans: --lam"),
+        (["--lam", "0", "1"], "--lam: expected 3 arguments"),
+        (["--lam", "0", "1", "20000"], "scan = 20000 couplings (20000 lam): must be at most 10000"),
+        (["--twists", "3"], "--twists: twist_1 and twist_2 do not both vary in this family; train one with --family"),
+        (["--twists", "two"], "--twists: invalid int value"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_scan_refuses(capsys, finished, options, message):
+    assert message in refused(capsys, finished, "scan", finished, *options)
+
+
+def test_scan_over_twists(capsys, tmp_path):
+    """From training to the table of means, the file and what is said of a transition."""
+    run = tmp_path / "twisted"
+    ranges = [
+        "--family.lam",
+        "0.5",
+        "1",
+        "2",
+        "--family.twist_1",
+        "-1.9",
+        "1.9",
+        "2",
+        "--family.twist_2",
+        "0",
+        "2",
+        "2",
+    ]
+    assert main(["train", "moire-n2", "--run", str(run), "--steps", "0", *TINY[:-4], *ranges]) == 0
+    quick = ["--walkers", "2", "--moves", "1", "--burn-in", "0", "--max-sweeps", "20", "--observables", "energy"]
+    capsys.readouterr()
+    assert main(["scan", str(run), "--twists", "2", *quick]) == 0
+    out, err = capsys.readouterr()
+    assert "means over 2 × 2 twists" in out
+    assert "outside" not in err
+    import xarray
+
+    data = xarray.load_dataset(run / "results.nc", engine="h5netcdf")
+    assert data.sizes["coupling"] == 4
+    assert data["averaged_energy"].dims == ("averaged",)
+    assert data["averaged_lam"].values.tolist() == [0.5, 1.0]
+    assert main(["transition", str(run)]) == 0
+    assert "verdict: undecided: E_int: 2 couplings; at least 8 are needed" in capsys.readouterr().out
+
+
 def test_observables_by_name(capsys, finished, tmp_path):
     quick = ("--walkers", 2, "--moves", 1, "--burn-in", 0, "--max-sweeps", 20)
     line = refused(capsys, finished, "scan", finished, "--observables", "structurefactor")

@@ -47,7 +47,7 @@ def test_documented_files_exist():
 
 
 def test_documented_presets_are_all_presets():
-    named = set(re.findall(r"`((?:moire-n|free-n|one-)\w+)`", README))
+    named = set(re.findall(r"`((?:moire-n|free-n|one-)[\w-]+)`", README))
     assert named == set(PRESETS)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qernel.errors import InputError
-from qernel.family import Family
+from qernel.family import LOGARITHMIC, Family
 from qernel.units import Material
 
 MANY = Family(
@@ -65,7 +65,15 @@ def test_normalise_maps_the_ranges_to_plus_minus_one():
     varies = high > low
     np.testing.assert_allclose(MANY.normalise(jnp.asarray(low)), np.where(varies, -1.0, 0.0))
     np.testing.assert_allclose(MANY.normalise(jnp.asarray(high)), np.where(varies, 1.0, 0.0))
-    np.testing.assert_allclose(MANY.normalise(jnp.asarray((low + high) / 2)), 0.0, atol=1e-12)
+    middle = np.where(np.isin(MANY.names, LOGARITHMIC), np.sqrt(low * high), (low + high) / 2)
+    np.testing.assert_allclose(MANY.normalise(jnp.asarray(middle)), 0.0, atol=1e-12)
+
+
+def test_equal_ratios_of_the_dielectric_constant_are_equal_steps():
+    family = Family(lam=(0.0, 2.0, 2), epsilon=(4.0, 16.0, 2))
+    np.testing.assert_allclose(family.normalise(jnp.asarray([0.5, 8.0])), [-0.5, 0.0], atol=1e-12)
+    slope = jax.jacobian(family.normalise)(jnp.asarray([0.0, 8.0]))
+    np.testing.assert_allclose(slope, np.diag([1.0, 1 / (8 * math.log(2))]))
 
 
 def test_outside():
@@ -96,6 +104,12 @@ def test_varied_couplings_equal_those_of_another_material():
 def test_free_electrons_through_the_dielectric_constant():
     h = Family(material=Material(epsilon=math.inf)).hamiltonian(jnp.asarray([1.0]))
     assert float(h.u) == 0.0
+
+
+def test_the_dielectric_constant_of_the_material_does_not_matter_where_it_varies():
+    for epsilon in (5.0, math.inf):
+        h = Family(epsilon=(4.0, 8.0, 2), material=Material(epsilon=epsilon)).hamiltonian(jnp.asarray([1.0, 6.0]))
+        assert float(h.u) == pytest.approx(Material(epsilon=6.0).u, rel=1e-12)
 
 
 def test_traced_and_batched():

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import xarray
 
 from qernel import checkpoint, exact, hartree_fock, references
 from qernel.cell import Cell
@@ -22,9 +23,11 @@ from qernel.references import choose_bands
 from qernel.report import print_summary, write_report
 from qernel.report_checks import checks, convergence_sentences, drift, not_converged
 from qernel.report_data import gather
+from qernel.report_tables import averages_section
 from qernel.scan import save_dataset, to_dataset
 from qernel.stats import Estimate, format_uncertainty
 from qernel.train import COLUMNS
+from qernel.twist_average import with_averages
 from qernel.wavefunction import Wavefunction, make_start
 
 FAMILY = Family(n_up=2, cell=Cell(supercell=((1, 1), (2, -1))), lam=(0.5, 1.5, 3))
@@ -284,6 +287,26 @@ def test_families_of_several_couplings(tmp_path: Path) -> None:
     assert "<th>λ</th><th>ε</th>" in text
     assert "λ = 0.5, ε = 6" in text
     assert "Hartree–Fock (E₀)" not in text
+
+
+def test_means_over_twists_have_a_table_beside_the_exact_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(references, "MAX_ELECTRONS_HF", 0)
+    family = replace(FAMILY, lam=(0.5, 1.0, 2), twist_1=(0.0, 1.4, 2), twist_2=(0.0, 1.4, 2))
+    config, weights = replace(CONFIG, family=family, steps=0), np.array([0.4, 0.3, 0.2, 0.1])
+    run = make_run(tmp_path, config)
+    assert averages_section(gather(run, bands=2)) == ""
+    data = xarray.load_dataset(run / "results.nc", engine="h5netcdf")
+    data["energy"] = ("coupling", -30.0 - np.arange(8.0), data["energy"].attrs)
+    save_dataset(with_averages(data, weights), run / "results.nc")
+    section = averages_section(gather(run, bands=2))
+    assert section in write_report(run, bands=2).read_text()
+    h = family.hamiltonians(jax.numpy.asarray(family.grid()[4:]))
+    exact_mean = sum(
+        w * exact.ground_state_energy(jax.tree.map(lambda x, k=k: x[k], h), 2) for k, w in enumerate(weights)
+    )
+    assert "<th>λ</th><th>energy</th>" in section
+    assert "<td>-35.000(5) [1]</td>" in section  # 34 + 0.3 + 2·0.2 + 3·0.1; 0.01 √Σw²; √Σw(x − x̄)²
+    assert f"<td>{exact_mean:.4f}</td><td>{100 * (-35 - exact_mean) / abs(exact_mean):+.3f}</td>" in section
 
 
 def test_eight_couplings_have_a_section_about_the_transition(tmp_path: Path, page: str) -> None:

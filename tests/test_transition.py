@@ -17,6 +17,7 @@ from qernel.errors import InputError
 from qernel.presets import preset
 from qernel.transition import LEVEL, MIN_POINTS, examine
 from qernel.transition_scan import analyse, combine, draw, read_scan, section
+from qernel.twist_average import with_averages
 
 SIGMA = 0.02
 CENTRE = 1.06
@@ -320,6 +321,26 @@ def test_command_refuses_what_is_no_scan(capsys, tmp_path):
     two = dataset(interaction=SMOOTH["line"]).assign_coords(epsilon=("coupling", np.arange(16.0)))
     two.to_netcdf(tmp_path / "two.nc", engine="h5netcdf")
     assert "couplings = lam, epsilon: must be λ alone" in refused(capsys, tmp_path, "transition", tmp_path / "two.nc")
+
+
+def test_of_a_twist_average_the_means_are_examined(tmp_path):
+    """The jump is at every other twist only, and twice as large as in the means."""
+    curve, one = SHARP["jump"][1], dataset(interaction=SMOOTH["line"])
+    two = one.isel(coupling=np.repeat(np.arange(16), 2))
+    shift = curve(one["lam"].values) - SMOOTH["line"](one["lam"].values)
+    two["interaction"] = ("coupling", two["interaction"].values + np.stack([2 * shift, 0 * shift], 1).ravel())
+    two = two.assign_coords(twist_1=("coupling", np.tile([0.2, 0.4], 16)))
+    for name in ("interaction", "interaction_error"):
+        two[name].attrs = {"units": "E0", "long_name": name}
+    found = with_averages(two, np.array([0.5, 0.5]))
+    found.to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
+    means = read_scan(tmp_path)
+    np.testing.assert_allclose(means["lam"], one["lam"])
+    np.testing.assert_allclose(means["interaction"], one["interaction"] + shift, atol=1e-12)
+    np.testing.assert_allclose(means["interaction_error"], one["interaction_error"] / np.sqrt(2))
+    assert analyse(means, samples=99).statement.verdict == "sharp"
+    assert "Verdict: sharp transition at λ_c = 1.0" in section(found)
+    assert section(two) == ""
 
 
 def test_section_of_the_report(run):

@@ -182,6 +182,25 @@ def test_electron_electron_cusp(family, pair, slope):
     assert cusp == pytest.approx(slope * float(point.u), rel=2e-3)
 
 
+def test_interaction_may_vary_in_the_family():
+    """Also where weights are made inside compiled code; the cusp follows u of each coupling."""
+    family = replace(POLARISED, epsilon=(4.0, 20.0, 2))
+    start = make_start(family, TINY)
+    shapes = eqx.filter_eval_shape(Wavefunction, jax.random.key(0), start)
+    model = Wavefunction(jax.random.key(0), start)
+    assert [x.shape for x in jax.tree.leaves(shapes)] == [x.shape for x in jax.tree.leaves(model)]
+    points = start.points(np.array([[1.0, 4.0], [1.0, 20.0]]))
+    assert float(points.u[0]) == pytest.approx(5 * float(points.u[1]))
+    near = walkers(family, 1).at[0, 1].set(walkers(family, 1)[0, 0] + jnp.asarray([1e-4, 0.0]))[0]
+    for k in range(2):
+        point = jax.tree.map(lambda x, k=k: x[k], points)
+        # log|ψ| without the determinant, which vanishes there, has the slope u/3.
+        factor = lambda r, point=point: model.pair(r, point.u, model.embedding(point))  # noqa: E731
+        slope = jax.grad(lambda x, f=factor: f(near.at[1, 0].add(x)))(0.0)
+        far = jax.grad(lambda x, f=factor: f(near.at[1, 0].add(x - 2e-4)))(0.0)
+        assert float(slope - far) / 2 == pytest.approx(float(point.u) / 3, rel=1e-2)
+
+
 def test_one_electron_has_no_pair_factor():
     family = replace(POLARISED, n_up=1)
     model, point = build(family, TINY)

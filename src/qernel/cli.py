@@ -64,9 +64,14 @@ def build_parser() -> Parser:
     _coupling_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="JSON on stdout")
 
-    scan = commands.add_parser("scan", help="all observables against λ → RUN/results.nc")
+    scan = commands.add_parser(
+        "scan",
+        help="all observables against the couplings → RUN/results.nc",
+        description="Every combination of the points of all couplings is sampled. A coupling keeps the points it was "
+        "trained at unless its option gives others; LOW = HIGH and 1 POINT holds it there.",
+    )
     _run_options(scan)
-    scan.add_argument("--lam", type=float, nargs=3, metavar=("LOW", "HIGH", "POINTS"), help="grid (default: trained)")
+    _axis_options(scan)
     scan.add_argument("--out", type=Path, help="netCDF file (default RUN/results.nc)")
 
     transition = commands.add_parser("transition", help="is there a sharp transition along λ, and where? from a scan")
@@ -137,6 +142,18 @@ def _run_options(p: Parser) -> None:
 def _coupling_options(p: Parser) -> None:
     for name in ("phi-deg", "epsilon", "period-nm", "twist-1", "twist-2"):
         p.add_argument(f"--{name}", type=float, help="if this coupling varies in the family")
+
+
+def _axis_options(p: Parser) -> None:
+    for name in ("lam", "phi-deg", "epsilon", "period-nm", "twist-1", "twist-2"):
+        grid = ("LOW", "HIGH", "POINTS")
+        p.add_argument(f"--{name}", type=float, nargs=3, metavar=grid, help="even grid (default: the trained points)")
+    p.add_argument(
+        "--twists",
+        type=int,
+        metavar="M",
+        help="average over M x M twists of the supercell's Brillouin zone, if the family was trained over twists",
+    )
 
 
 def _reference_options(p: Parser) -> None:

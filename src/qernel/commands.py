@@ -105,24 +105,28 @@ def evaluate(o: argparse.Namespace) -> int:
 
 
 def scan(o: argparse.Namespace) -> int:
-    """Observables at many couplings into a netCDF file, and a table."""
-    import numpy as np
-
+    """Observables over a grid of couplings into a netCDF file, and tables."""
     from qernel.evaluate import load
+    from qernel.family import COUPLING_NAMES
     from qernel.scan import save_dataset, to_dataset
-    from qernel.tables import scan_table
+    from qernel.scan_axes import scan_grid
+    from qernel.tables import averages_table, scan_table
+    from qernel.twist_average import averages, with_averages
 
     settings = _settings(o)
     model = load(o.run)
-    couplings = model.trained
-    if o.lam is not None:
-        low, high, points = o.lam
-        require(points == int(points) and points >= 1, "--lam", o.lam, "LOW HIGH and a whole number of POINTS")
-        couplings = np.stack([model.config.family.vector(lam=x) for x in np.linspace(low, high, int(points))])
-    results = model.scan(couplings, settings)
+    axes = {n: tuple(getattr(o, n)) for n in COUPLING_NAMES if getattr(o, n) is not None}
+    grid = scan_grid(model.config, axes, o.twists, settings)
+    results = model.scan(grid.couplings, settings)
+    dataset = to_dataset(model, results)
+    if grid.weights is not None:
+        dataset = with_averages(dataset, grid.weights)
     out = o.out or (o.run if o.run.is_dir() else o.run.parent) / "results.nc"
-    save_dataset(to_dataset(model, results), out)
+    save_dataset(dataset, out)
     scan_table(results)
+    means = averages(dataset)
+    if means is not None:
+        averages_table(means, f"means over {o.twists} × {o.twists} twists, in [] the spread over them")
     print(out)
     return 0
 

@@ -139,10 +139,8 @@ def _first_good_header(folder: Path) -> checkpoint.Header:
 
 def initial_chains(model: Model, couplings: FloatArray, walkers: int) -> tuple[Walkers, Array]:
     """Walkers and widths of the nearest trained coupling, repeated as often as needed."""
-    low, high = model.config.family.bounds()
-    scale = np.where(high > low, high - low, 1.0)
-    distance = np.linalg.norm((couplings[:, None] - model.trained[None]) / scale, axis=-1)
-    nearest = distance.argmin(1)
+    here, trained = (jax.vmap(model.config.family.normalise)(jnp.asarray(x)) for x in (couplings, model.trained))
+    nearest = np.linalg.norm(np.asarray(here)[:, None] - np.asarray(trained)[None], axis=-1).argmin(1)
     chosen = np.resize(np.arange(model.trained_walkers.shape[1]), walkers)
     return model.trained_walkers[nearest][:, chosen], jnp.asarray(model.trained_width[nearest])
 

@@ -22,6 +22,11 @@ Range = tuple[float, float, int]
 
 COUPLING_NAMES = ("lam", "phi_deg", "epsilon", "period_nm", "twist_1", "twist_2")
 
+LOGARITHMIC = ("epsilon",)
+"""Couplings whose logarithm the network is told. With three electrons and ε from 3 to 20 the exact ground state turns
+up to 13 times faster (the root of its fidelity susceptibility) at one end of the range than at the other per unit of ε,
+12 times per unit of u ∝ 1/ε, but at most 2.2 times per unit of log ε: λ = 0.25, 1 and 2, four bands."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -114,10 +119,16 @@ class Family:
         return [n for n, x, a, b, s in zip(self.names, c, low, high, slack, strict=True) if x < a - s or x > b + s]
 
     def normalise(self, c: CouplingVector) -> CouplingVector:
-        """Couplings mapped from their ranges to [−1, 1], the network's input; 0 where low = high."""
-        low, high = self.bounds()
+        """Couplings mapped from their ranges to [−1, 1], the network's input; 0 where low = high.
+
+        Evenly in each coupling, in its logarithm for those of `LOGARITHMIC`.
+        """
+        log = np.isin(self.names, LOGARITHMIC)
+        low, high = (np.log(x, out=np.array(x), where=log) for x in self.bounds())
         half = np.where(high > low, (high - low) / 2, 1.0)
-        return (c - jnp.asarray((low + high) / 2, c.dtype)) / jnp.asarray(half, c.dtype)
+        # The logarithm is of 1 where it is not taken, for its derivative.
+        x = jnp.where(log, jnp.log(jnp.where(log, c, 1.0)), c)
+        return (x - jnp.asarray((low + high) / 2, c.dtype)) / jnp.asarray(half, c.dtype)
 
     def hamiltonian(self, c: CouplingVector) -> Hamiltonian:
         """The Hamiltonian at coupling vector c [names]; differentiable and traceable in c."""
@@ -128,7 +139,7 @@ class Family:
             lam=value["lam"],
             v0=m.v0 * scale**2,
             phi=value.get("phi_deg", m.phi_deg) * (math.pi / 180),
-            u=m.u * scale * (m.epsilon / value["epsilon"] if "epsilon" in value else 1.0),
+            u=dataclasses.replace(m, epsilon=1.0).u * scale / value.get("epsilon", m.epsilon),
             twist=jnp.stack([jnp.asarray(value.get(f"twist_{i + 1}", self.twist[i]), c.dtype) for i in range(2)]),
             cell=self.cell,
             n_up=self.n_up,

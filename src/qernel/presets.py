@@ -47,6 +47,22 @@ def moire_n3() -> Config:
     return Config(name="moire-n3", family=Family(n_up=3), network=SMALL, sampling=Sampling(walkers=32), steps=10_000)
 
 
+def moire_n3_lam_eps() -> Config:
+    """N = 3 on 3×3 cells over depth and dielectric constant at once.
+
+    ε from 4 to 16, u from 13.3 to 3.3. hBN on both sides gives √(ε_∥ ε_⊥) of 3.9 (fast fields, electrons alone) to
+    5.1 (static; doi:10.1038/s41699-018-0050-x); further layers and nearby gates screen more. The network is that of
+    `moire_n6`: with random orbitals it learns several times faster than one with Bloch orbitals (docs/settings.md).
+    """
+    return replace(
+        moire_n3(),
+        name="moire-n3-lam-eps",
+        family=Family(n_up=3, lam=(0.25, 2.0, 6), epsilon=(4.0, 16.0, 4)),
+        network=moire_n6().network,
+        sampling=Sampling(walkers=16),
+    )
+
+
 def moire_n6() -> Config:
     """N = 6 on 3×3 cells, filling 2/3: the first-order transition in small.
 
@@ -107,6 +123,7 @@ def one_electron() -> Config:
 PRESETS = {
     "moire-n2": moire_n2,
     "moire-n3": moire_n3,
+    "moire-n3-lam-eps": moire_n3_lam_eps,
     "moire-n6": moire_n6,
     "moire-n8": moire_n8,
     "moire-n54": moire_n54,

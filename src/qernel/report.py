@@ -19,7 +19,7 @@ from qernel.log import duration
 from qernel.references import describe
 from qernel.report_checks import checks, convergence_sentences, exact_difference
 from qernel.report_data import SYMBOLS, RunData, gather
-from qernel.report_tables import energy_tables, measured, number
+from qernel.report_tables import averages_section, energy_tables, measured, number
 from qernel.wavefunction import Wavefunction, make_start
 
 
@@ -85,6 +85,7 @@ def page(data: RunData) -> str:
         "<h2>Energies</h2>",
         energy_tables(data),
         report_html.sentences(describe(data.references)),
+        averages_section(data),
         _energy_figures(data),
         "<h2>Slope of the energy</h2>",
         _slope(data),

@@ -8,7 +8,8 @@ from qernel import report_html
 from qernel.cell import FloatArray
 from qernel.report_checks import exact_difference
 from qernel.report_data import SYMBOLS, RunData
-from qernel.tables import text
+from qernel.tables import averages_columns, text
+from qernel.twist_average import averages
 
 
 def measured(data: RunData, name: str, k: int, scale: float = 1.0) -> str:
@@ -65,3 +66,22 @@ def energy_tables(data: RunData) -> str:
         "autocorrelation time in measurements. By term, in E₀ per electron, the Madelung term inside the interaction:"
     )
     return report_html.table(energies) + report_html.sentences([words]) + report_html.table(terms)
+
+
+def averages_section(data: RunData) -> str:
+    """The means over twists, beside those of the exact energies, as HTML; empty without a twist average."""
+    means = averages(data.dataset)
+    if means is None:
+        return ""
+    columns = {SYMBOLS.get(head, head): cells for head, cells in averages_columns(means).items()}
+    weighted = data.values("twist_weight") * data.reference("exact", "energy")
+    exact = weighted.reshape(means.sizes["coupling"], -1).sum(1)
+    difference = 100 * (means["energy"].values - exact) / abs(exact)
+    columns["exact energy"] = [number(x, 4) for x in exact]
+    columns["difference (%)"] = [number(x, 3, True) for x in difference]
+    words = (
+        "Totals in E₀. Round brackets: the standard error from sampling these twists. Square brackets: the standard "
+        "deviation from twist to twist, which is no statistical error. That the twists are few, and the supercell "
+        "small, is in neither."
+    )
+    return "<h2>Means over twists</h2>\n" + report_html.table(columns) + report_html.sentences([words])

@@ -34,9 +34,9 @@ ENERGIES = {
 def to_dataset(model: Model, results: list[Result]) -> xarray.Dataset:
     """Results as an xarray dataset, dimension "coupling" with the named couplings as coordinates.
 
-    Variables: energies and their `_error` (E0, total over the electrons), `dE_dlam` = ⟨W⟩ and `slope`, the derivative
-    of E(λ) by finite differences over the points, with errors; chain health; density maps [coupling, t1, t2] in 1/a_M²;
-    and every quantity of `Result.quantities` with its `_error` and axes.
+    Variables: energies and their `_error` (E0, total over the electrons), `dE_dlam` = ⟨W⟩ and, where λ alone changes
+    from point to point, `slope`, the derivative of E(λ) by finite differences, with errors; chain health; density maps
+    [coupling, t1, t2] in 1/a_M²; and every quantity of `Result.quantities` with its `_error` and axes.
     """
     import xarray
 
@@ -52,8 +52,9 @@ def to_dataset(model: Model, results: list[Result]) -> xarray.Dataset:
         add(f"{name}_error", [e.error for e in estimates], "E0", f"standard error of {text}")
     add("dE_dlam", [r.w.mean for r in results], "E0", "Hellmann-Feynman derivative dE/dλ = ⟨W⟩")
     add("dE_dlam_error", [r.w.error for r in results], "E0", "standard error of dE/dλ")
-    lam = np.array([r.couplings["lam"] for r in results])
-    if len(family.names) == 1 and len(lam) > 2 and np.all(np.diff(lam) > 0):
+    points = {n: np.array([r.couplings[n] for r in results]) for n in family.names}
+    lam = points["lam"]
+    if len(lam) > 2 and np.all(np.diff(lam) > 0) and all(np.ptp(x) == 0 for n, x in points.items() if n != "lam"):
         energy, error = np.array([r.energy.mean for r in results]), np.array([r.energy.error for r in results])
         slope, slope_error = finite_difference(lam, energy, error)
         add("slope", slope, "E0", "slope of E(λ) by finite differences between neighbouring points")
@@ -67,7 +68,7 @@ def to_dataset(model: Model, results: list[Result]) -> xarray.Dataset:
         add(name, [getattr(r.energy, name) for r in results], "1", text)
     add("acceptance", [r.acceptance for r in results], "1", "acceptance of all-electron moves")
     add("outside", [bool(r.outside) for r in results], "1", "coupling outside the trained range")
-    coords: dict[str, Any] = {n: ("coupling", np.array([r.couplings[n] for r in results])) for n in family.names}
+    coords: dict[str, Any] = {n: ("coupling", x) for n, x in points.items()}
     quantities = {name: _stacked([r.quantities[name] for r in results]) for name in results[0].quantities}
     quantities |= _density(results, family.cell)
     for name, q in quantities.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.table import Table
 
 from qernel.result import Result
 from qernel.stats import format_uncertainty
+
+if TYPE_CHECKING:
+    import xarray
 
 
 def _print(table: Table) -> None:
@@ -77,6 +80,23 @@ def scan_table(results: list[Result]) -> None:
         health = [f"{r.energy.tau:.2f}", f"{r.energy.r_hat:.3f}"]
         table.add_row(*(f"{v:g}" for v in r.couplings.values()), *terms, *health)
     _print(table)
+
+
+def averages_columns(means: xarray.Dataset) -> dict[str, list[str]]:
+    """Head → cells of the means over twists of `twist_average.averages`: value(error) [spread], a row each."""
+    shown = {"energy": "energy", "kinetic": "kinetic", "moire": "moire", "interaction": "interaction"}
+    shown |= {"dE_dlam": "dE/dλ", "order_parameter": "order", "susceptibility": "χ"}
+    columns = {str(n): [f"{x:g}" for x in c.values] for n, c in means.coords.items() if c.dims == ("coupling",)}
+    for name, head in shown.items():
+        if name in means:
+            rows = zip(*(means[name + part].values for part in ("", "_error", "_spread")), strict=True)
+            columns[head] = [f"{text(x, error)} [{spread:.2g}]" for x, error, spread in rows]
+    return columns
+
+
+def averages_table(means: xarray.Dataset, title: str) -> None:
+    """Means over twists, a row for each coupling, totals in E0."""
+    columns_table(averages_columns(means), f"{title}, totals in E0")
 
 
 def columns_table(columns: Mapping[str, Sequence[str]], title: str) -> None:

@@ -14,6 +14,7 @@ from qernel.branches import Fit, Kind
 from qernel.errors import InputError, nearest, require
 from qernel.stats import format_uncertainty
 from qernel.transition import MIN_POINTS, Finding, Number, Range, examine
+from qernel.twist_average import averages
 
 if TYPE_CHECKING:
     import xarray
@@ -52,7 +53,7 @@ class Analysis:
 
 
 def read_scan(run: Path) -> xarray.Dataset:
-    """The dataset of a run folder's results.nc, or of that file itself.
+    """The dataset of a run folder's results.nc, or of that file itself; of a twist average the means.
 
     Raises:
         InputError: one line if it is missing, unreadable or not a scan over λ alone.
@@ -65,10 +66,17 @@ def read_scan(run: Path) -> xarray.Dataset:
         dataset = xarray.load_dataset(file, engine="h5netcdf")
     except (OSError, ValueError) as error:
         raise InputError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
+    dataset = _means(dataset)
     require("lam" in dataset.coords and dataset["lam"].dims == ("coupling",), "run", run, "a scan over λ")
     others = _others(dataset)
     require(not others, "couplings", ", ".join(["lam", *others]), "λ alone: one curve at a time")
     return dataset
+
+
+def _means(dataset: xarray.Dataset) -> xarray.Dataset:
+    """The means over twists where the scan has them, as a scan; otherwise the scan."""
+    found = averages(dataset)
+    return dataset if found is None else found
 
 
 def _others(dataset: xarray.Dataset) -> list[str]:
@@ -267,7 +275,11 @@ def draw(analysis: Analysis) -> Figure:
 
 
 def section(dataset: xarray.Dataset) -> str:
-    """The report's section as HTML; empty where a scan has too few couplings to say anything or varies more than λ."""
+    """The report's section as HTML; empty where a scan has too few couplings to say anything or varies more than λ.
+
+    Of a twist average the means are examined.
+    """
+    dataset = _means(dataset)
     if dataset.sizes["coupling"] < MIN_POINTS or _others(dataset):
         return ""
     head = "<h2>Transition</h2>\n"

@@ -179,7 +179,8 @@ class Wavefunction(eqx.Module):
 
     def __init__(self, key: Key, start: Start):
         n, family = start.network, start.family
-        h = family.hamiltonian(jnp.asarray(family.vector()))
+        with jax.ensure_compile_time_eval():  # u may vary in the family, and weights are made inside compiled code
+            h = family.hamiltonian(jnp.asarray(family.vector()))
         k = jax.random.split(key, 8)
         n_couplings, n_electrons = len(family.names), family.n_electrons
         self.embed = None
