@@ -53,6 +53,8 @@ def find(dataset: xarray.Dataset, samples: int = 999, seed: int = 1) -> Crossing
     """
     if any(name not in dataset for name in NEEDED):
         return "not in this scan: the energies of the total momenta (--observables momentum_energy)"
+    if len(np.unique(dataset["lam"].values)) < dataset.sizes["coupling"]:
+        return "the energies of the total momenta cannot be compared: more than λ varies in this scan"
     order = np.argsort(dataset["lam"].values)
     lam = np.asarray(dataset["lam"].values, float)[order]
     p = np.asarray(dataset["momentum_probability"].values, float)[order]
