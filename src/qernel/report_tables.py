@@ -6,8 +6,9 @@ import math
 
 from qernel import report_html
 from qernel.cell import FloatArray
+from qernel.labels import SYMBOLS
 from qernel.report_checks import exact_difference
-from qernel.report_data import SYMBOLS, RunData
+from qernel.report_data import RunData
 from qernel.tables import text
 
 
