@@ -372,3 +372,24 @@ def test_variance_shows_where_the_transition_is(tmp_path):
     assert fits["lam_c_low"].values == pytest.approx([low])
     right = fits["narrow"].values[0][fits["fit_lam"].values > 1.1]
     assert right == pytest.approx(-34.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted"),
+    [
+        ((35, 81), ["40", "50", "60", "80"]),
+        ((0.25, 2), ["0.3", "0.5", "1", "2"]),
+        ((0.04, 3), ["0.05", "0.1", "0.2", "0.5", "1", "2"]),
+        ((200, 3e5), ["$10^{3}$", "$10^{4}$", "$10^{5}$"]),
+    ],
+    ids=str,
+)
+def test_logarithmic_axes_have_plain_numbers(limits, wanted):
+    f, axes = figures.figure(3.4, 2.6)
+    ax = axes[0, 0]
+    ax.set(yscale="log", ylim=limits)
+    figures.plain_log(ax.yaxis)
+    f.draw_without_rendering()
+    ticks = [*ax.yaxis.get_major_ticks(), *ax.yaxis.get_minor_ticks()]
+    shown = [t for t in ticks if limits[0] <= t.get_loc() <= limits[1] and t.label1.get_text()]
+    assert [t.label1.get_text() for t in sorted(shown, key=lambda t: t.get_loc())] == wanted

@@ -42,6 +42,7 @@ STYLE: Any = {
     "legend.fontsize": 8,
     "legend.handlelength": 2.4,
     "lines.linewidth": 1.2,
+    "axes.formatter.useoffset": False,
     "errorbar.capsize": 2.0,
     "svg.fonttype": "path",
     "svg.hashsalt": "qernel",
@@ -99,28 +100,35 @@ def curve(ax: Axes, x: Any, y: Any, error: Any, look: dict[str, Any], label: str
     ax.errorbar(x, y, error, label=label, **options)
 
 
-def legend(ax: Axes, most: int = 5, **options: Any) -> None:
-    """Names of the curves, if there are any: inside the axes, or above them if there are more than `most`."""
+def legend(ax: Axes, most: int = 4, **options: Any) -> None:
+    """Names of the curves, if there are any: inside the axes, or above them if there are more than `most`.
+
+    Of more than eight, the first two and some of the others.
+    """
     handles, names = ax.get_legend_handles_labels()
     if not names:
         return
+    if len(names) > 8:
+        kept = sorted({0, 1, *np.rint(np.linspace(2, len(names) - 1, 6)).astype(int).tolist()})
+        handles, names = [handles[k] for k in kept], [names[k] for k in kept]
     if len(names) > most:
-        options = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "fontsize": 7, **options}
+        options = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2, "fontsize": 8, **options}
     ax.legend(handles, names, **options)
 
 
 def plain_log(axis: Axis) -> None:
-    """A logarithmic axis with numbers like 0.6 and 200 where that is short; within two decades between them, too."""
+    """A logarithmic axis with plain numbers, unless they get long; between the powers of ten too where it is short."""
 
     def text(value: float, _: float) -> str:
-        short = 1e-3 <= value < 1e5
-        return f"{value:g}" if short else f"$10^{{{round(np.log10(value))}}}$"
+        low, high = axis.get_view_interval()
+        return f"{value:g}" if low >= 1e-3 and high < 1e5 else f"$10^{{{round(np.log10(value))}}}$"
 
     def between(value: float, position: float) -> str:
         low, high = axis.get_view_interval()
         first = round(value / 10 ** np.floor(np.log10(value) + 1e-9))
-        wanted = (2, 3, 5) if high < 10 * low else (2, 5)
-        return text(value, position) if high < 100 * low and 1e-3 <= value < 1e5 and first in wanted else ""
+        wanted = (2, 3, 4, 5, 6, 8) if high < 4 * low else (2, 3, 5) if high < 10 * low else (2, 5)
+        short = high < 100 * low and low >= 1e-3 and high < 1e5
+        return text(value, position) if short and first in wanted else ""
 
     axis.set_major_formatter(text)
     axis.set_minor_formatter(between)

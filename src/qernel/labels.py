@@ -20,7 +20,7 @@ def axis_label(name: str, material: Material) -> str:
     """Of an axis along a coupling, with its unit."""
     return {
         "lam": f"moiré depth λ (units of V₀ = {material.v0_mev:g} meV)",
-        "phi_deg": "phase φ of the moiré potential (degrees)",
+        "phi_deg": "phase φ of the potential (°)",
         "epsilon": "dielectric constant ε",
         "period_nm": "moiré period a_M (nm)",
         "twist_1": "twist θ_x (1/a_M)",

@@ -82,6 +82,11 @@ class RunData:
         return [coupling_label(names, row) for row in np.stack([self.values(n) for n in names], axis=1)]
 
     @property
+    def titles(self) -> list[str]:
+        """The same for panels side by side: long ones in two lines."""
+        return [x.replace(", ", ",\n", 1) if len(x) > 20 else x for x in self.labels]
+
+    @property
     def varying(self) -> tuple[str, ...]:
         """Couplings that differ within the scan."""
         return tuple(n for n in self.config.family.names if np.ptp(self.values(n)) > 1e-9)
@@ -108,6 +113,11 @@ class RunData:
             index = np.flatnonzero((rows == row).all(axis=1))
             curves.append((coupling_label(others, row), index[np.argsort(self.x[index], kind="stable")]))
         return curves
+
+    def some_groups(self, most: int = 4) -> list[tuple[str, np.ndarray]]:
+        """Groups for panels of their own: `most` of them at equal distances."""
+        groups = self.groups
+        return [groups[k] for k in np.unique(np.rint(np.linspace(0, len(groups) - 1, most)).astype(int))]
 
     def chosen(self, most: int = 4) -> list[int]:
         """Couplings to show one by one: `most` of them at equal distances, the ends included."""

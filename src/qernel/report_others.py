@@ -173,9 +173,11 @@ def _differs(config: Config, dataset: xarray.Dataset, other: Config, theirs: xar
     for line in differences(to_dict(config), to_dict(other)):
         path, change = line.split(": ", 1)
         new = change.rsplit(" → ", 1)[1]
-        # Another kind of optimiser has fields of its own: its name says it.
+        # Another kind of optimiser has fields of its own: its name says enough.
         of_kind = path.startswith("optimizer.") and path != "optimizer.type"
-        if path in SILENT or (of_kind and type(config.optimizer) is not type(other.optimizer)):
+        # So does N, which is always given.
+        of_size = path == "family.n_up" and config.family.n_down == other.family.n_down
+        if path in SILENT or of_size or (of_kind and type(config.optimizer) is not type(other.optimizer)):
             continue
         found.append(_word(path, new))
     steps = int(theirs.attrs["training_steps"])

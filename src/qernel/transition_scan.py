@@ -257,7 +257,7 @@ def draw(analysis: Analysis) -> Figure:
             ax.axvspan(*x.place.interval_95, color=figures.GREY, alpha=0.3, lw=0, label="λ_c (95 %)")
         unit = " (E₀)" if UNITS[x.quantity] == "E0" else ""
         ax.set(xlabel="moiré depth λ", ylabel=f"{symbol(x)}{unit}", title=x.verdict)
-        ax.legend(fontsize=7)
+        ax.legend(fontsize=8)
     for ax in axes.ravel()[count:]:
         ax.set_axis_off()
     return f

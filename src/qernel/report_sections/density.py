@@ -95,7 +95,7 @@ def _draw(data: RunData, chosen: list[int]) -> Figure:
                 minima[:, 0], minima[:, 1], s=size, marker="o", facecolors="none", edgecolors="white", lw=0.6, zorder=3
             )
             bare(ax)
-            ax.set_title(data.labels[k] if r == 0 else "")
+            ax.set_title(data.titles[k] if r == 0 else "")
             if c == 0:
                 ax.set_ylabel("as measured" if r == 0 else "symmetrised")
     f.colorbar(image, ax=list(axes.ravel()), label="electron density (1/a_M²)", shrink=0.8, aspect=30)

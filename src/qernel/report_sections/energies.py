@@ -39,7 +39,7 @@ def draw(ax: Any, data: RunData, name: str) -> None:
                 ink = ink if len(groups) == 1 else look["color"]
                 options: dict[str, Any] = {"marker": ".", "ms": 2.5, "lw": 0.9, "zorder": 2}
                 ax.plot(x, values, line, color=ink, label=text if k == 0 else None, **options)
-        curve(ax, x, y[index], error[index], {**look, "ls": "none"}, f"QERNEL {label}".strip(), zorder=3)
+        curve(ax, x, y[index], error[index], {**look, "ls": "none"}, label or "QERNEL", zorder=3)
     coupling_axis(ax, data)
     legend(ax)
 
@@ -114,9 +114,10 @@ def _slope(data: RunData) -> Any:
     for k, (label, index) in enumerate(data.groups):
         look, x = series(k), data.x[index]
         if not np.all(np.isnan(w[index])):
-            ax.plot(x, w[index], ".-", ms=2.5, color=EXACT, lw=0.9, label="exact ⟨W⟩" if k == 0 else None)
+            ink = EXACT if len(data.groups) == 1 else look["color"]
+            ax.plot(x, w[index], ".-", ms=2.5, color=ink, lw=0.9, label="exact ⟨W⟩" if k == 0 else None)
         y, error = data.values("dE_dlam")[index] / data.n, data.errors("dE_dlam")[index] / data.n
-        curve(ax, x, y, error, {**look, "ls": "none"}, f"⟨W⟩ {label}".strip())
+        curve(ax, x, y, error, {**look, "ls": "none"}, label or "⟨W⟩")
     if data.has("slope"):
         y, error = data.values("slope") / data.n, data.errors("slope") / data.n
         look = {"marker": "s", "mfc": "none", "color": HF, "ls": "none"}

@@ -77,7 +77,7 @@ def _marks(ax: Axes, cell: Cell) -> None:
     for length, name in ((corner, f"|{zone_corner_name(cell)}|"), (shortest, "|b|")):
         ax.axvline(length, color="#666666", lw=0.7, ls=":", zorder=0)
         ax.annotate(
-            name, (length, 1), xycoords=("data", "axes fraction"), ha="left", va="top", fontsize=7, color="#444444"
+            name, (length, 1), xycoords=("data", "axes fraction"), ha="left", va="top", fontsize=8, color="#444444"
         )
 
 
@@ -115,7 +115,7 @@ def k_map(
             _name_corners(ax, zone, zone_corner_name(cell), text=r == c == 0)
             ax.autoscale_view()
             bare(ax)
-            ax.set_title(data.labels[x] if r == 0 else "")
+            ax.set_title(data.titles[x] if r == 0 else "")
             if c == 0:
                 ax.set_ylabel(title)
     bar = f.colorbar(tiles, ax=list(axes.ravel()), label=label, shrink=0.8, aspect=25)
@@ -133,7 +133,7 @@ def _name_corners(ax: Axes, zone: FloatArray, name: str, text: bool) -> None:
     first = int(np.argmin(np.abs(np.arctan2(zone[:, 1], zone[:, 0]))))
     names = {first: name, (first + 1) % len(zone): f"{name}′"} if name == "K" else {first: name}
     for n, words in names.items():
-        place: Any = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 7, "zorder": 6}
+        place: Any = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 8, "zorder": 6}
         box: Any = {"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.8}
         away = 9 * zone[n] / np.linalg.norm(zone[n])
         ax.annotate(words, (zone[n, 0], zone[n, 1]), (away[0], away[1]), bbox=box, **place)

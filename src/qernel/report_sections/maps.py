@@ -29,7 +29,8 @@ def maps(data: RunData) -> Section | None:
     words = "Over two couplings, per electron; the points lie in the middle of their fields. "
     if twists > 1:
         words += f"Averages over {twists} twists. "
-    words += "Rings mark energies below the exact one, or its upper bound. " if "difference" in layers else ""
+    if "difference" in layers and (layers["difference"][1] < 0).any():
+        words += "Rings mark energies below the exact one, or its upper bound. "
     bars = [f"{label} {np.nanmax(error):.2g}" for label, _, error in layers.values() if np.isfinite(error).any()]
     words += f"Largest standard errors: {'; '.join(bars)}."
     drawing = Drawing(
@@ -61,6 +62,8 @@ def grid(data: RunData) -> tuple[list[str], list[FloatArray], IntArray] | None:
     return None if len(np.unique(points, axis=0)) < len(points) else (names, list(values), index)
 
 
+MOST_TICKS = 6
+"""couplings that are named one by one"""
 Layers = dict[str, tuple[str, FloatArray, FloatArray]]
 """name → label with unit, values and standard errors"""
 
@@ -95,6 +98,9 @@ def _draw(data: RunData, names: list[str], values: list[FloatArray], layers: Lay
     for ax, (name, (label, value, _)) in zip(axes.ravel(), layers.items(), strict=False):
         image = ax.pcolormesh(values[0], values[1], value.T, cmap=MAP, shading="nearest")
         ax.grid(False)
+        for ticks, at in ((ax.set_xticks, values[0]), (ax.set_yticks, values[1])):
+            if len(at) <= MOST_TICKS:
+                ticks(at, [f"{x:.4g}" for x in at])
         if name == "difference" and (value < 0).any():
             below = np.argwhere(value < 0)
             spots = {"facecolors": "none", "edgecolors": "white", "lw": 1.0, "s": 18}

@@ -162,7 +162,7 @@ def _draw_sizes(data: RunData, others: list[Other]) -> Figure:
 
 
 def _legend_below(f: Figure, ax: Axes) -> None:
-    f.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
+    f.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
 
 
 def _differences_dataset(data: RunData, others: list[Other]) -> xarray.Dataset:

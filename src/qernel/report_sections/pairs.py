@@ -32,7 +32,7 @@ def pairs(data: RunData) -> Section | None:
 def _draw(data: RunData, names: dict[str, str]) -> Figure:
     columns = min(2, len(names))
     rows = -(-len(names) // columns)
-    f, axes = figures.figure(PAGE, 2.6 * rows, rows, columns, sharex=True, sharey=True)
+    f, axes = figures.figure(PAGE, 2.6 * rows, rows, columns, sharey=True)
     r, chosen = data.values("r"), data.chosen()
     for ax, (name, words) in zip(axes.ravel(), names.items(), strict=False):
         for look, c in zip(in_order(len(chosen)), chosen, strict=True):

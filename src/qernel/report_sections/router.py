@@ -11,7 +11,7 @@ from qernel.cell import FloatArray
 from qernel.figures import MAP, PAGE, curve, legend, series
 from qernel.labels import SYMBOLS
 from qernel.report_data import RunData
-from qernel.report_sections.section import BARS, Drawing, Section, coupling_axis
+from qernel.report_sections.section import BARS, Drawing, Section, coupling_axis, only_some
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +33,7 @@ def router(data: RunData) -> Section | None:
         caption = (
             "Entropy of the load of a layer (full), log E (dotted) where all experts are used alike; and that of the "
             "gates of one electron, mean over electrons (open marks): the difference is what the electrons know of "
-            f"each other's experts. {BARS}"
+            f"each other's experts.{only_some(data)} {BARS}"
         )
         parts.append(Drawing("router_entropy", _entropy(data), "Entropy of the experts", caption))
     return Section("Router", parts, uses)
@@ -53,28 +53,38 @@ def load_map(data: RunData, name: str, label: str) -> Figure:
     for layer, ax in enumerate(axes.ravel()[:layers]):
         image = ax.pcolormesh(values[order, layer].T, cmap=MAP, vmin=0, vmax=float(np.nanmax(values)))
         ax.grid(False)
-        ticks = np.unique(np.linspace(0, len(order) - 1, min(len(order), 4)).round().astype(int))
-        ax.set_xticks(ticks + 0.5, [f"{data.x[order[t]]:.4g}" for t in ticks])
+        ax.set_xticks(*_fields(data, max(2, 5 // columns)), fontsize=8)
         ax.set(title=f"layer {layer}", yticks=np.arange(0, experts, max(1, experts // 4)) + 0.5)
         ax.set_yticklabels([str(e) for e in range(0, experts, max(1, experts // 4))])
-        # Curves of other couplings beside it follow each other.
         for edge in np.cumsum([len(index) for _, index in data.groups])[:-1]:
             ax.axvline(edge, color="white", lw=1.2)
     for ax in axes[:, 0]:
         ax.set_ylabel("expert")
     for ax in axes[-1]:
-        ax.set_xlabel(SYMBOLS[data.axis])
+        ax.set_xlabel(SYMBOLS[data.axis] if len(data.groups) == 1 else f"{SYMBOLS[data.axis]} grows in each field")
     for ax in axes.ravel()[layers:]:
         ax.set_axis_off()
     f.colorbar(image, ax=list(axes.ravel()), label=label)
     return f
 
 
+def _fields(data: RunData, most: int) -> tuple[list[float], list[str]]:
+    """Places and names along the couplings: some values, or middle and label of at most so many of several curves."""
+    groups = data.groups
+    if len(groups) > 1:
+        edges = np.cumsum([0, *(len(index) for _, index in groups)])
+        named = np.unique(np.rint(np.linspace(0, len(groups) - 1, most)).astype(int))
+        return [float(edges[k] + edges[k + 1]) / 2 for k in named], [groups[k][0] for k in named]
+    order = groups[0][1]
+    ticks = np.unique(np.linspace(0, len(order) - 1, min(len(order), 4)).round().astype(int))
+    return [float(t) + 0.5 for t in ticks], [f"{data.x[order[t]]:.4g}" for t in ticks]
+
+
 @figures.style()
 def _entropy(data: RunData) -> Figure:
     load, electron = data.values("router_entropy"), data.values("router_entropy_electron")
     load_error, electron_error = data.errors("router_entropy"), data.errors("router_entropy_electron")
-    groups = data.groups
+    groups = data.some_groups()
     f, axes = figures.figure(PAGE, 2.6 * len(groups), len(groups), 1, sharex=True)
     for ax, (title, index) in zip(axes[:, 0], groups, strict=True):
         for layer in range(load.shape[1]):

@@ -80,6 +80,12 @@ def against_coupling(ax: Axes, data: RunData, value: FloatArray, error: FloatArr
     coupling_axis(ax, data)
 
 
+def only_some(data: RunData) -> str:
+    """For a caption: that not all groups have a panel."""
+    shown, every = len(data.some_groups()), len(data.groups)
+    return f" Shown for {shown} of {every} values of the other couplings." if shown < every else ""
+
+
 def shade_transition(ax: Axes, data: RunData) -> None:
     """The 95 % interval of λ_c, if the transition analysis gives one."""
     if data.lam_c is not None and data.axis == "lam":

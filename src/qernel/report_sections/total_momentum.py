@@ -13,7 +13,7 @@ from qernel.figures import PAGE, curve, series
 from qernel.hamiltonian import MoirePotential
 from qernel.labels import TWISTS
 from qernel.report_data import RunData
-from qernel.report_sections.section import BARS, Drawing, Section, coupling_axis, shade_transition
+from qernel.report_sections.section import BARS, Drawing, Section, coupling_axis, only_some, shade_transition
 
 if TYPE_CHECKING:
     import xarray
@@ -45,7 +45,7 @@ def total_momentum(data: RunData) -> Section | None:
     caption = (
         "Probability of each total momentum, (i,j)/d meaning (i b₁ + j b₂)/d as in `qernel exact`. A state of one "
         "momentum has a single 1, a superposition of degenerate ones several shares; where states of different "
-        f"momentum cross, the momentum changes. {BARS}"
+        f"momentum cross, the momentum changes.{only_some(data)} {BARS}"
     )
     exact = " Crosses: the momentum of the exact ground state, at the probability it has here."
     bound = " Bars of sums are upper bounds, the sum of the single ones."
@@ -159,7 +159,7 @@ def _dataset(shares: Shares, shown: list[int], others: FloatArray | None, error:
 
 @figures.style()
 def _draw(data: RunData, shares: Shares, shown: list[int], others: FloatArray | None, error: FloatArray) -> Figure:
-    groups = data.groups
+    groups = data.some_groups()
     f, axes = figures.figure(PAGE, 2.5 * len(groups) + 0.2, len(groups), 1, sharex=True)
     for ax, (title, index) in zip(axes[:, 0], groups, strict=True):
         x = data.x[index]
@@ -175,5 +175,5 @@ def _draw(data: RunData, shares: Shares, shown: list[int], others: FloatArray | 
         shade_transition(ax, data)
         ax.set(ylabel="probability", title=title, ylim=(-0.02, None))
     coupling_axis(axes[-1, 0], data)
-    axes[0, 0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="total momentum", fontsize=7)
+    axes[0, 0].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="total momentum", fontsize=8)
     return f

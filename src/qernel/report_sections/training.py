@@ -128,6 +128,7 @@ def _draw(data: RunData, curves: xarray.Dataset) -> Figure:
     else:
         axes[0, 1].text(0.5, 0.5, "no exact energy", ha="center", color=GREY, transform=axes[0, 1].transAxes)
     axes[1, 0].set(ylabel="variance (E₀²)", yscale="log", title="variance of the local energy")
+    figures.plain_log(axes[1, 0].yaxis)
     axes[1, 1].axhline(1, color=EXACT, lw=1, ls="--")
     axes[1, 1].set(ylabel="root mean square (σ)", title="difference of the kinetic energies; 1 if healthy")
     axes[2, 0].set(ylabel="accepted share", ylim=(0, 1), title="acceptance of all-electron moves")
@@ -148,5 +149,5 @@ def _seconds(ax: Axes, curves: xarray.Dataset) -> None:
         parts = [curves[name].values for name in names]
         ax.stackplot(curves["later_step"].values, *parts, labels=labels, colors=colours, ec="white", lw=0.4)
         handles, texts = ax.get_legend_handles_labels()
-        ax.legend(handles[::-1], texts[::-1], fontsize=7, loc="lower left", frameon=True, framealpha=0.9)
+        ax.legend(handles[::-1], texts[::-1], fontsize=8, loc="lower left", frameon=True, framealpha=0.9)
     ax.set(ylabel="seconds per step", title="time of a step by its parts", ylim=(0, None))
