@@ -159,7 +159,7 @@ def test_what_does_not_exist_is_not_recommended(tmp_path):
     (text,) = missing(data).parts
     lacks = re.search(r"The scan lacks (.*?):", text)[1].split(", ")
     assert lacks == ["structure_factor", "momentum_probability", "susceptibility", "momentum_distribution", "overlap"]
-    for reason in ("no router: the network has no routed experts", "no pair correlation", "no order parameter"):
+    for reason in ("router (the network has no routed experts)", "pair correlation (one electron has no pairs)"):
         assert reason in text
 
 

@@ -42,7 +42,6 @@ STYLE: Any = {
     "legend.fontsize": 8,
     "legend.handlelength": 2.4,
     "lines.linewidth": 1.2,
-    "axes.formatter.useoffset": False,
     "errorbar.capsize": 2.0,
     "svg.fonttype": "path",
     "svg.hashsalt": "qernel",
@@ -78,6 +77,12 @@ def encoded(f: Figure, kind: str) -> bytes:
     dates: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     f.savefig(out, format=kind, dpi=300, metadata=dates.get(kind))
     return out.getvalue()
+
+
+def side_by_side(count: int) -> tuple[float, float]:
+    """Widths in inches of a figure of so many maps with a colour bar, and of one map; a single one needs no page."""
+    width = COLUMN if count == 1 else PAGE
+    return width, (width - 1.0) / (count if count == 1 else max(count, 3))
 
 
 def series(k: int) -> dict[str, Any]:

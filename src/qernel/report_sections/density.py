@@ -9,7 +9,7 @@ import numpy as np
 
 from qernel import figures
 from qernel.cell import Cell, FloatArray
-from qernel.figures import MAP, PAGE, bare, outlined
+from qernel.figures import MAP, bare, outlined, side_by_side
 from qernel.report_data import RunData
 from qernel.report_sections.section import Drawing, Section
 
@@ -80,8 +80,8 @@ def _draw(data: RunData, chosen: list[int]) -> Figure:
     grid = np.stack(np.meshgrid(edge, edge, indexing="ij"), -1) @ cell.vectors
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) @ cell.vectors
     extent = np.ptp(corners, axis=0)
-    wide = (PAGE - 1.0) / max(len(chosen), 3)
-    f, axes = figures.figure(PAGE, 2 * (wide * extent[1] / extent[0] + 0.2), 2, len(chosen))
+    width, wide = side_by_side(len(chosen))
+    f, axes = figures.figure(width, 2 * (wide * extent[1] / extent[0] + 0.2), 2, len(chosen))
     size = 16 / max(1.0, np.sqrt(cell.n_cells) / 3) ** 2
     for r, maps in enumerate(rows):
         for c, (k, values) in enumerate(zip(chosen, maps, strict=True)):

@@ -103,5 +103,7 @@ def missing(data: RunData) -> Section | None:
             f"The scan lacks {', '.join(lacking)}: `qernel scan RUN --observables all` measures everything, names in "
             "place of `all` those alone."
         )
-    words += [f"There is no {name.replace('_', ' ')}: {reason}." for name, reason in reasons.items()]
+    if reasons:
+        absent = "; ".join(f"{name.replace('_', ' ')} ({reason})" for name, reason in reasons.items())
+        words.append(f"Not defined for this run: {absent}.")
     return Section("Not in this scan", [text(*words)]) if words else None

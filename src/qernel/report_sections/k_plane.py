@@ -8,7 +8,7 @@ import numpy as np
 
 from qernel import figures
 from qernel.cell import Cell, FloatArray, reduce_basis
-from qernel.figures import MAP, PAGE, bare, curve, in_order, legend, outlined, plain_log
+from qernel.figures import MAP, PAGE, bare, curve, in_order, legend, outlined, plain_log, side_by_side
 from qernel.report_data import RunData
 from qernel.report_sections.section import shells
 
@@ -101,8 +101,8 @@ def k_map(
     cell = data.config.family.cell
     tile, zone = wigner_seitz(cell.reciprocal), wigner_seitz(cell.moire_reciprocal)
     k = np.broadcast_to(k, (len(data.x), *k.shape[-2:]))
-    wide = (PAGE - 0.9) / max(len(chosen), 3)
-    f, axes = figures.figure(PAGE, (wide + 0.25) * len(rows), len(rows), len(chosen))
+    width, wide = side_by_side(len(chosen))
+    f, axes = figures.figure(width, (wide + 0.25) * len(rows), len(rows), len(chosen))
     for r, (title, values) in enumerate(rows.items()):
         for c, x in enumerate(chosen):
             ax = axes[r, c]
