@@ -16,7 +16,7 @@ from qernel.cli import main
 from qernel.errors import InputError
 from qernel.presets import preset
 from qernel.transition import LEVEL, MIN_POINTS, examine
-from qernel.transition_scan import analyse, combine, draw, read_scan, section
+from qernel.transition_scan import analyse, combine, draw, fitted, of_scan, read_scan
 from qernel.twist_average import with_averages
 
 SIGMA = 0.02
@@ -339,17 +339,22 @@ def test_of_a_twist_average_the_means_are_examined(tmp_path):
     np.testing.assert_allclose(means["interaction"], one["interaction"] + shift, atol=1e-12)
     np.testing.assert_allclose(means["interaction_error"], one["interaction_error"] / np.sqrt(2))
     assert analyse(means, samples=99).statement.verdict == "sharp"
-    assert "Verdict: sharp transition at λ_c = 1.0" in section(found)
-    assert section(two) == ""
+    assert of_scan(found).statement.text.startswith("sharp transition at λ_c = 1.0")
+    assert of_scan(two) is None
 
 
-def test_section_of_the_report(run):
-    html = section(read_scan(run))
-    assert "Verdict: sharp transition at λ_c = 1.0" in html
-    assert html.count("<figure>") == 1
-    assert section(dataset(7, interaction=SMOOTH["line"])) == ""
+def test_what_the_report_is_told(run):
+    found = of_scan(read_scan(run))
+    assert found.statement.text.startswith("sharp transition at λ_c = 1.0")
+    (finding,) = [f for f in found.findings if f.quantity == "interaction"]
+    lam, smooth, narrow = fitted(finding)
+    left = np.isfinite(narrow) & (lam < 1.0)
+    assert narrow[left] == pytest.approx(SHARP["jump"][1](lam[left]), abs=10 * SIGMA)
+    assert np.isnan(narrow).any()  # the jump is not drawn as a slope
+    assert np.isfinite(smooth).all()
+    assert of_scan(dataset(7, interaction=SMOOTH["line"])) is None
     broken = dataset(interaction=SMOOTH["line"])
     broken["interaction_error"][3] = np.nan
-    assert "No answer: interaction_error" in section(broken)
+    assert of_scan(broken).startswith("interaction_error")
     few = analyse(dataset(5, interaction=SMOOTH["line"]))
     assert len(draw(few).axes) == 1

@@ -82,10 +82,20 @@ def build_parser() -> Parser:
     transition.add_argument("--figure", type=Path, help="draw the fits into this file: .pdf, .png or .svg")
     transition.add_argument("--json", action="store_true", help="JSON on stdout")
 
-    report = commands.add_parser("report", help="one self-contained HTML page about a run")
+    report = commands.add_parser(
+        "report", help="one self-contained HTML page about a run, its figures as PDF and their numbers as netCDF"
+    )
     report.add_argument("run", type=Path)
     report.add_argument("--bands", type=int, help="bands per k of the exact diagonalisation (default: what is quick)")
     report.add_argument("--no-references", action="store_true", help="leave out exact and Hartree-Fock values")
+    report.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="scanned runs to set beside it: energies at the couplings they share, or per electron for another size",
+    )
 
     export = commands.add_parser("export", help="a trained family to give away: weights, configuration, model card")
     export.add_argument("run", type=Path, help="run folder")

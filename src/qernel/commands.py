@@ -133,6 +133,7 @@ def scan(o: argparse.Namespace) -> int:
 
 def transition(o: argparse.Namespace) -> int:
     """Two branches or one smooth curve? From a scan."""
+    from qernel.figures import encoded
     from qernel.tables import columns_table
     from qernel.transition_scan import analyse, draw, lines, read_scan, rows, to_json
 
@@ -143,7 +144,7 @@ def transition(o: argparse.Namespace) -> int:
         require(o.figure.parent.is_dir(), "--figure", o.figure, "in a folder that exists")
     analysis = analyse(read_scan(o.run), o.quantity, o.samples, o.seed)
     if o.figure is not None:
-        draw(analysis).savefig(o.figure, dpi=200)
+        o.figure.write_bytes(encoded(draw(analysis), o.figure.suffix[1:]))
     if o.json:
         print(json.dumps(to_json(analysis), indent=2))
         return 0
@@ -154,10 +155,12 @@ def transition(o: argparse.Namespace) -> int:
 
 def report(o: argparse.Namespace) -> int:
     """The page about a run, and its summary."""
-    from qernel.report import print_summary, write_report
+    from qernel.report import print_summary, write
+    from qernel.report_data import gather
 
-    file = write_report(o.run, bands=o.bands, references=not o.no_references)
-    print_summary(o.run, bands=o.bands, references=not o.no_references)
+    data = gather(o.run, o.bands, not o.no_references, compare=o.compare)
+    file = write(data)
+    print_summary(data)
     print(file)
     return 0
 

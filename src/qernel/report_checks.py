@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from qernel.cell import FloatArray
-from qernel.report_data import RunData, coupling_label
+from qernel.labels import coupling_label
+from qernel.report_data import RunData
 from qernel.stats import format_uncertainty
 
 MAX_SIGMA = 4.0

@@ -1,22 +1,27 @@
-"""What the report of a run is made from: its scan, its training log and the reference energies."""
+"""What the report of a run is made from: its scan, its training log, reference energies and other runs beside it."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qernel import checkpoint, references
+from qernel import checkpoint, references, transition_scan
 from qernel.cell import FloatArray
 from qernel.config import Config, differences, from_dict, read_config, to_dict
 from qernel.errors import InputError, require
 from qernel.hamiltonian import Potential
+from qernel.labels import TWISTS, coupling_label
 from qernel.log import read_log
 from qernel.references import References
+from qernel.report_others import Other, find_others, read_scan
+from qernel.wavefunction import Start, make_start
 
 if TYPE_CHECKING:
     import xarray
@@ -34,6 +39,8 @@ class RunData:
     references: References
     checkpoint: checkpoint.Header
     """header of the newest good checkpoint: its step, with "provenance" and "wall" (seconds) in `user`"""
+    others: tuple[Other, ...] = ()
+    """other runs to compare with"""
 
     @property
     def n(self) -> int:
@@ -45,9 +52,23 @@ class RunData:
         """λ of each coupling of the scan, [couplings]."""
         return self.values("lam")
 
+    @cached_property
+    def start(self) -> Start:
+        """One-body start of the family's wavefunctions."""
+        return make_start(self.config.family, self.config.network)
+
+    def has(self, *names: str) -> bool:
+        """Whether the scan has all these variables."""
+        return all(n in self.dataset for n in names)
+
     def values(self, name: str) -> FloatArray:
         """A variable of the scan as an array."""
         return np.asarray(self.dataset[name].values, dtype=float)
+
+    def errors(self, name: str) -> FloatArray:
+        """Standard errors of a variable of the scan; NaN if the scan has none."""
+        error = f"{name}_error"
+        return self.values(error) if error in self.dataset else np.full(self.dataset[name].shape, np.nan)
 
     def reference(self, method: str, name: str) -> FloatArray:
         """A reference value ("exact" or "hartree_fock"; "energy", …) at each coupling, NaN where there is none."""
@@ -61,45 +82,84 @@ class RunData:
         return [coupling_label(names, row) for row in np.stack([self.values(n) for n in names], axis=1)]
 
     @property
+    def titles(self) -> list[str]:
+        """The same for panels side by side: long ones in two lines."""
+        return [x.replace(", ", ",\n", 1) if len(x) > 20 else x for x in self.labels]
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """Couplings that differ within the scan."""
+        return tuple(n for n in self.config.family.names if np.ptp(self.values(n)) > 1e-9)
+
+    @property
+    def axis(self) -> str:
+        """The coupling that curves are drawn against: λ, or the first one that varies if λ does not."""
+        return next((n for n in self.varying if n not in TWISTS), "lam")
+
+    @property
+    def x(self) -> FloatArray:
+        """Its values, [couplings]."""
+        return self.values(self.axis)
+
+    @property
     def groups(self) -> list[tuple[str, np.ndarray]]:
-        """Curves against λ: (label, indices in order of λ), one for each value of the other couplings."""
-        others = self.config.family.names[1:]
+        """Curves against `axis`: (label, indices in its order), one for each value of the other varying couplings."""
+        others = tuple(n for n in self.varying if n != self.axis)
         if not others:
-            return [("", np.argsort(self.lam, kind="stable"))]
+            return [("", np.argsort(self.x, kind="stable"))]
         rows = np.stack([self.values(n) for n in others], axis=1)
         curves = []
         for row in np.unique(rows, axis=0):
             index = np.flatnonzero((rows == row).all(axis=1))
-            curves.append((coupling_label(others, row), index[np.argsort(self.lam[index], kind="stable")]))
+            curves.append((coupling_label(others, row), index[np.argsort(self.x[index], kind="stable")]))
         return curves
 
+    def some_groups(self, most: int = 4) -> list[tuple[str, np.ndarray]]:
+        """Groups for panels of their own: `most` of them at equal distances."""
+        groups = self.groups
+        return [groups[k] for k in np.unique(np.rint(np.linspace(0, len(groups) - 1, most)).astype(int))]
 
-SYMBOLS = {"lam": "λ", "phi_deg": "φ/°", "epsilon": "ε", "period_nm": "a_M/nm", "twist_1": "θ_x", "twist_2": "θ_y"}
+    def chosen(self, most: int = 4) -> list[int]:
+        """Couplings to show one by one: `most` of them at equal distances, the ends included."""
+        order = np.concatenate([index for _, index in self.groups])
+        return [int(k) for k in order[np.unique(np.rint(np.linspace(0, len(order) - 1, most)).astype(int))]]
 
+    @cached_property
+    def transition(self) -> transition_scan.Analysis | str | None:
+        """Analysis of the scan; in words why it has no answer; None if it varies more than λ or has few couplings."""
+        return transition_scan.of_scan(self.dataset)
 
-def coupling_label(names: tuple[str, ...], values: FloatArray) -> str:
-    """For instance "λ = 0.5, ε = 5"."""
-    return ", ".join(f"{SYMBOLS[n]} = {v:.6g}" for n, v in zip(names, values, strict=True))
+    @property
+    def lam_c(self) -> tuple[float, float] | None:
+        """95 % interval of λ_c, if the analysis gives one."""
+        found = self.transition
+        return found.statement.interval_95 if isinstance(found, transition_scan.Analysis) else None
 
 
 def gather(
-    run: Path, bands: int | None = None, with_references: bool = True, potential: Potential | None = None
+    run: Path,
+    bands: int | None = None,
+    with_references: bool = True,
+    potential: Potential | None = None,
+    compare: Sequence[Path] = (),
 ) -> RunData:
-    """Read a run folder and compute, or find again, the references of its scan.
+    """Read a run folder, and others to compare with, and compute, or find again, the references of its scan.
 
     Raises:
-        InputError: one line if there is no run, no checkpoint or no scan, or the files do not belong together.
+        InputError: one line if there is no run, no checkpoint or no scan, the files do not belong together, or another
+            run has nothing in common with this one.
     """
     run = Path(run)
     require(run.is_dir(), "run", run, "an existing run folder")
     require((run / "config.json").is_file(), "run", run, "a run folder with a config.json")
     header = _newest_header(run)
     config = read_config(run / "config.json", potential)
-    dataset = _read_scan(run)
+    dataset = read_scan(run)
     measured = from_dict(json.loads(dataset.attrs["config"]), potential)
     changed = differences({**to_dict(measured), "steps": 0}, {**to_dict(config), "steps": 0})
     if changed:
         raise InputError(f"{run}/results.nc: is of another run ({changed[0]}); run `qernel scan {run}` again")
+    others = find_others(run, config, dataset, compare)
     family = config.family
     couplings = np.stack([np.asarray(dataset[n].values, float) for n in family.names], axis=1)
     found = references.none(family.n_electrons, len(couplings))
@@ -107,7 +167,7 @@ def gather(
         say = lambda text: print(text, file=sys.stderr)  # noqa: E731
         found = references.compute(family, couplings, run / "references.json", bands, say)
     log = read_log(run / "train.csv") if (run / "train.csv").exists() else {}
-    return RunData(run, config, dataset, log, found, header)
+    return RunData(run, config, dataset, log, found, header, others)
 
 
 def _newest_header(run: Path) -> checkpoint.Header:
@@ -122,18 +182,3 @@ def _newest_header(run: Path) -> checkpoint.Header:
         except checkpoint.DamagedCheckpoint as error:
             damage.append(str(error))
     raise InputError(f"run = {run}: has no undamaged checkpoint ({'; '.join(damage)})")
-
-
-def _read_scan(run: Path) -> xarray.Dataset:
-    import xarray
-
-    file = run / "results.nc"
-    if not file.is_file():
-        raise InputError(f"run = {run}: has no results.nc; run `qernel scan {run}` first")
-    try:
-        dataset = xarray.load_dataset(file, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); run `qernel scan {run}` again") from None
-    if "config" not in dataset.attrs or "energy" not in dataset:
-        raise InputError(f"{file}: is not a scan of a run; run `qernel scan {run}` again")
-    return dataset

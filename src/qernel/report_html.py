@@ -61,10 +61,11 @@ def sentences(texts: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(s)}</li>" for s in texts) + "</ul>"
 
 
-def figure(image: bytes, alternative: str, caption: str) -> str:
-    """An SVG image inside the page, with its caption."""
+def figure(image: bytes, alternative: str, caption: str, width: float) -> str:
+    """An SVG image inside the page, `width` inches wide, with its caption."""
     encoded = base64.b64encode(image).decode()
     return (
-        f'<figure><img alt="{html.escape(alternative)}" src="data:image/svg+xml;base64,{encoded}">'
+        f'<figure><img style="width: {width:.2f}in" alt="{html.escape(alternative)}" '
+        f'src="data:image/svg+xml;base64,{encoded}">'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )

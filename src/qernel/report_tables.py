@@ -6,8 +6,9 @@ import math
 
 from qernel import report_html
 from qernel.cell import FloatArray
+from qernel.labels import SYMBOLS
 from qernel.report_checks import exact_difference
-from qernel.report_data import SYMBOLS, RunData
+from qernel.report_data import RunData
 from qernel.tables import averages_columns, text
 from qernel.twist_average import averages
 
@@ -68,7 +69,7 @@ def energy_tables(data: RunData) -> str:
     return report_html.table(energies) + report_html.sentences([words]) + report_html.table(terms)
 
 
-def averages_section(data: RunData) -> str:
+def averages_table(data: RunData) -> str:
     """The means over twists, beside those of the exact energies, as HTML; empty without a twist average."""
     means = averages(data.dataset)
     if means is None:
@@ -84,4 +85,4 @@ def averages_section(data: RunData) -> str:
         "deviation from twist to twist, which is no statistical error. That the twists are few, and the supercell "
         "small, is in neither."
     )
-    return "<h2>Means over twists</h2>\n" + report_html.table(columns) + report_html.sentences([words])
+    return report_html.table(columns) + report_html.sentences([words])

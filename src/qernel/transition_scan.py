@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from qernel import figures, level_crossing, report_html
+from qernel import figures, level_crossing
 from qernel.branches import Fit, Kind
+from qernel.cell import FloatArray
 from qernel.errors import InputError, nearest, require
 from qernel.stats import format_uncertainty
 from qernel.transition import MIN_POINTS, Finding, Number, Range, examine
@@ -254,44 +255,46 @@ def _fit_json(fit: Fit | None) -> dict[str, Any] | None:
 def draw(analysis: Analysis) -> Figure:
     """Each quantity with the best smooth curve, the best narrow one and the 95 % interval of λ_c."""
     count = len(analysis.findings)
-    f, axes = figures.figure(5.0 * min(count, 2), 3.4 * ((count + 1) // 2), (count + 1) // 2, min(count, 2))
+    columns, lines = min(count, 2), (count + 1) // 2
+    f, axes = figures.figure(figures.PAGE if columns == 2 else figures.COLUMN, 2.5 * lines, lines, columns)
     for ax, x in zip(axes.ravel(), analysis.findings, strict=False):
-        ax.errorbar(x.lam, x.value, x.error, fmt="o", ms=3.5, color=figures.MODEL, lw=1.3, zorder=3, label="scan")
-        fine = np.linspace(x.lam[0], x.lam[-1], 400)
+        ax.errorbar(x.lam, x.value, x.error, fmt="o", ms=3, color=figures.MODEL, lw=1.2, zorder=3, label="scan")
+        fine, smooth, narrow = fitted(x)
         if x.smooth is not None:
-            ax.plot(fine, x.smooth(fine), "--", color=figures.HF, label="smooth")
+            ax.plot(fine, smooth, "--", color=figures.HF, label="smooth")
         if x.narrow is not None:
-            broken = np.where(np.abs(fine - x.narrow.curve.centre) > np.ptp(fine) / 800, x.narrow(fine), np.nan)
             text = f"{x.narrow.curve.kind}, p(smooth) = {x.p[0]:.2g}" if x.p else x.narrow.curve.kind
-            ax.plot(fine, broken if x.narrow.curve.kind == "jump" else x.narrow(fine), color=figures.EXACT, label=text)
+            ax.plot(fine, narrow, color=figures.EXACT, label=text)
         if x.place is not None:
             ax.axvspan(*x.place.interval_95, color=figures.GREY, alpha=0.3, lw=0, label="λ_c (95 %)")
         unit = " (E₀)" if UNITS[x.quantity] == "E0" else ""
         ax.set(xlabel="moiré depth λ", ylabel=f"{symbol(x)}{unit}", title=x.verdict)
-        ax.legend()
+        ax.legend(fontsize=8)
     for ax in axes.ravel()[count:]:
         ax.set_axis_off()
     return f
 
 
-def section(dataset: xarray.Dataset) -> str:
-    """The report's section as HTML; empty where a scan has too few couplings to say anything or varies more than λ.
+def fitted(x: Finding, points: int = 400) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The curves as drawn: λ, best smooth and best narrow one [points] each, NaN where there is none or it jumps."""
+    fine = np.linspace(x.lam[0], x.lam[-1], points)
+    none = np.full(points, np.nan)
+    smooth = none if x.smooth is None else x.smooth(fine)
+    narrow = none if x.narrow is None else x.narrow(fine)
+    if x.narrow is not None and x.narrow.curve.kind == "jump":
+        narrow = np.where(np.abs(fine - x.narrow.curve.centre) > np.ptp(fine) / (2 * points), narrow, np.nan)
+    return fine, smooth, narrow
+
+
+def of_scan(dataset: xarray.Dataset) -> Analysis | str | None:
+    """The analysis of a scan; in words why it has no answer; None if it has too few couplings or varies more than λ.
 
     Of a twist average the means are examined.
     """
     dataset = _means(dataset)
     if dataset.sizes["coupling"] < MIN_POINTS or _others(dataset):
-        return ""
-    head = "<h2>Transition</h2>\n"
+        return None
     try:
-        analysis = analyse(dataset)
+        return analyse(dataset)
     except InputError as error:
-        return head + report_html.sentences([f"No answer: {error}."])
-    columns = rows(analysis)
-    words = [f"{line[0].upper()}{line[1:]}." for line in lines(analysis)[::-1]]
-    caption = (
-        "Each quantity with the best smooth curve (dashed), the best one with a jump, kink or peak narrower than the "
-        "distance of the couplings resolves (full), and the 95 % interval of λ_c where both criteria are for it."
-    )
-    picture = report_html.figure(figures.svg(draw(analysis)), "Smooth and two-branch fits against λ", caption)
-    return head + report_html.sentences(words) + report_html.table(columns) + picture
+        return str(error)

@@ -1,0 +1,57 @@
+"""The sections of the report, in the order of the page. A new one is a function in a file here, and a line below.
+
+A section reads `RunData` and says which variables of the scan it shows; what none of them shows is drawn by `further`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qernel.report_data import RunData
+from qernel.report_sections.density import density
+from qernel.report_sections.energies import energies, slope
+from qernel.report_sections.facts import convergence, facts
+from qernel.report_sections.fidelity import fidelity
+from qernel.report_sections.further import further, missing
+from qernel.report_sections.maps import maps
+from qernel.report_sections.occupation import occupation
+from qernel.report_sections.others import other_runs
+from qernel.report_sections.pairs import pairs
+from qernel.report_sections.router import router
+from qernel.report_sections.section import Drawing, Section
+from qernel.report_sections.structure import structure
+from qernel.report_sections.total_momentum import total_momentum
+from qernel.report_sections.training import training
+from qernel.report_sections.transition import transition, variance
+from qernel.report_sections.twists import twists
+
+BEFORE: tuple[Callable[[RunData], Section | None], ...] = (
+    facts,
+    convergence,
+    energies,
+    twists,
+    slope,
+    transition,
+    variance,
+    maps,
+    density,
+    structure,
+    pairs,
+    total_momentum,
+    occupation,
+    fidelity,
+    router,
+)
+AFTER: tuple[Callable[[RunData], Section | None], ...] = (other_runs, missing, training)
+"""around the further quantities"""
+
+
+def sections(data: RunData) -> list[Section]:
+    """All sections that this run has something for."""
+    shown = [s for make in BEFORE if (s := make(data)) is not None]
+    rest = further(data, [name for s in shown for name in s.uses])
+    last = [s for make in AFTER if (s := make(data)) is not None]
+    return [*shown, *([rest] if rest is not None else []), *last]
+
+
+__all__ = ["Drawing", "Section", "sections"]
