@@ -20,6 +20,7 @@ from qernel.report_sections import sections
 from qernel.report_sections.fidelity import infidelity, steps
 from qernel.report_sections.further import missing
 from qernel.report_sections.k_plane import wigner_seitz
+from qernel.report_sections.levels import together
 from qernel.report_sections.maps import averaged, grid, maps, quantities
 from qernel.report_sections.occupation import nearest_length
 from qernel.report_sections.section import shells
@@ -31,6 +32,7 @@ from runs import CONFIG, FAMILY, make_run, number, results
 
 CELL = FAMILY.cell
 START = replace(CONFIG, steps=0)
+NK = "momentum_distribution"
 MAPS = ("density", "structure_factor_map", "momentum_distribution_map", "router_load", "router_open")
 AXES = {
     "k": {"k_x": ("k", [1.0, -1.0, 3.0]), "k_y": ("k", [0.0, 0.0, 2.0])},
@@ -60,6 +62,9 @@ def measured(lam):
         "order_parameter": quantity(0.3 * lam),
         "pair_correlation": quantity(np.linspace(0, 1, 6), "r"),
         "momentum_probability": quantity([0.2, 0.5, 0.3], "sector"),
+        "momentum_energy": quantity([-30.0, -31.0, -32.0], "sector"),
+        "momentum_interaction": quantity([-33.0, -33.0, np.nan], "sector"),
+        "momentum_dE_dlam": quantity([-15.0, -15.0, -15.0], "sector"),
         "susceptibility": quantity(0.4),
         "momentum_distribution": quantity([0.9, 0.5, 0.6], "G"),
         "density_matrix_re": quantity(0.5 * np.ones((3, 3)), "s1", "s2"),
@@ -72,6 +77,10 @@ def measured(lam):
         "router_open": quantity([[0.5, 1.0]], "layer", "expert"),
         "router_entropy": quantity([0.5], "layer"),
         "router_entropy_electron": quantity([0.4], "layer"),
+        "trial_plane_waves": quantity(0.5),
+        "trial_plane_waves_ess": quantity(0.6),
+        "trial_bloch": quantity(0.4),
+        "trial_gaussians": quantity(0.1),
         "trial_overlap": quantity([0.1 * lam, 0.2 * lam], "trial"),
         "compressibility": quantity(2.0 * lam),
     }
@@ -118,6 +127,8 @@ def test_every_variable_of_the_scan_has_a_section(data, page, found):
         "Structure factor and order",
         "Pair correlation",
         "Total momentum",
+        "Levels by total momentum",
+        "Trial states",
         "Momentum distribution",
         "Change of the state with the coupling",
         "Router",
@@ -147,8 +158,9 @@ def test_what_a_scan_lacks_is_one_sentence(tmp_path):
     (text,) = missing(data).parts
     assert text.count("<p>") == 1
     assert (
-        "The scan lacks order_parameter, pair_correlation, momentum_probability, susceptibility, "
-        "momentum_distribution, overlap: `qernel scan RUN --observables all`" in text
+        "The scan lacks order_parameter, pair_correlation, momentum_probability, momentum_energy, susceptibility, "
+        "momentum_distribution, overlap, trial_plane_waves, trial_bloch, trial_gaussians: "
+        "`qernel scan RUN --observables all`" in text
     )
 
 
@@ -158,7 +170,8 @@ def test_what_does_not_exist_is_not_recommended(tmp_path):
     data = gather(make_run(tmp_path, config), with_references=False)
     (text,) = missing(data).parts
     lacks = re.search(r"The scan lacks (.*?):", text)[1].split(", ")
-    assert lacks == ["structure_factor", "momentum_probability", "susceptibility", "momentum_distribution", "overlap"]
+    assert lacks[:5] == ["structure_factor", "momentum_probability", "momentum_energy", "susceptibility", NK]
+    assert "overlap" in lacks
     for reason in ("router (the network has no routed experts)", "pair correlation (one electron has no pairs)"):
         assert reason in text
 
@@ -258,6 +271,16 @@ def test_stars_are_the_degenerate_sectors_of_exact_diagonalisation():
 def test_stars_need_the_symmetry_of_the_supercell():
     assert sorted(map(len, stars(Cell(supercell=((3, 0), (0, 1)))))) == [1, 2]  # k and −k alone
     assert sorted(map(len, stars(Cell("square", ((2, 0), (0, 2)))))) == [1, 1, 2]
+
+
+def test_levels_of_equivalent_momenta_are_averaged(data):
+    """K and K' together: (0.5 E_K + 0.3 E_K')/0.8."""
+    curves = together(data)
+    assert list(curves["momenta"].values) == ["(0,0)/3", "(1,2)/3 and 1 more"]
+    energy = data.values("energy")
+    np.testing.assert_allclose(curves["level"][:, 0], -30 - energy)
+    np.testing.assert_allclose(curves["level"][:, 1], -(0.5 * 31 + 0.3 * 32) / 0.8 - energy)
+    np.testing.assert_allclose(curves["level_error"][:, 1], 0.01 * np.hypot(0.5, 0.3) / 0.8)
 
 
 def test_the_least_likely_momenta_are_summed_up():

@@ -13,6 +13,7 @@ from qernel.report_sections.energies import energies, slope
 from qernel.report_sections.facts import convergence, facts
 from qernel.report_sections.fidelity import fidelity
 from qernel.report_sections.further import further, missing
+from qernel.report_sections.levels import levels
 from qernel.report_sections.maps import maps
 from qernel.report_sections.occupation import occupation
 from qernel.report_sections.others import other_runs
@@ -23,6 +24,7 @@ from qernel.report_sections.structure import structure
 from qernel.report_sections.total_momentum import total_momentum
 from qernel.report_sections.training import training
 from qernel.report_sections.transition import transition, variance
+from qernel.report_sections.trials import trials
 from qernel.report_sections.twists import twists
 
 BEFORE: tuple[Callable[[RunData], Section | None], ...] = (
@@ -38,6 +40,8 @@ BEFORE: tuple[Callable[[RunData], Section | None], ...] = (
     structure,
     pairs,
     total_momentum,
+    levels,
+    trials,
     occupation,
     fidelity,
     router,

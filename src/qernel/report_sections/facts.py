@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import jax
+import numpy as np
 
 from qernel import report_html
 from qernel.labels import SYMBOLS
@@ -46,10 +47,10 @@ def _fraction(n: int, cells: int) -> str:
 def _facts(data: RunData) -> str:
     family, network = data.config.family, data.config.network
     m, (total, active) = family.material, Wavefunction(jax.random.key(0), data.start).parameter_count()
+    couplings = data.config.couplings
     ranges = [
-        f"{SYMBOLS[n]} from {low:g} to {high:g} in {k} points" if k > 1 else f"{SYMBOLS[n]} = {low:g}"
-        for n in family.names
-        for low, high, k in [getattr(family, n)]
+        f"{SYMBOLS[n]} from {x[0]:g} to {x[-1]:g} in {len(x)} points" if len(x) > 1 else f"{SYMBOLS[n]} = {x[0]:g}"
+        for n, x in zip(family.names, map(np.unique, couplings.T), strict=True)
     ]
     attention = f"{network.heads} query and {network.kv_heads} key/value heads" if network.heads else "no attention"
     experts = f"{network.experts} experts, at most {network.top_k} open" if network.experts else "no experts"
@@ -70,7 +71,7 @@ def _facts(data: RunData) -> str:
                 f"φ = {m.phi_deg:g}°; {gate}; twist θ = ({family.twist[0]:g}, {family.twist[1]:g})/a_M",
             ),
             ("In natural units", f"E₀ = ħ²/(m* a_M²) = {m.e0_mev:.5f} meV, v₀ = V₀/E₀ = {m.v0:.5f}, u = {m.u:.5f}"),
-            ("Trained on", "; ".join(ranges) + f" ({_count(len(family.grid()), 'coupling')}, one set of weights)"),
+            ("Trained on", "; ".join(ranges) + f" ({_count(len(couplings), 'coupling')}, one set of weights)"),
             (
                 "Network",
                 f"{network.layers} layers of width {network.width}, {attention}, {experts}, {film}, "
@@ -82,6 +83,7 @@ def _facts(data: RunData) -> str:
                 f"{data.checkpoint.step} of {data.config.steps} steps, {type(data.config.optimizer).__name__}, "
                 f"{data.config.sampling.walkers} walkers per coupling, {duration(wall)} of wall time",
             ),
+            *([("Began with the weights of", data.config.parent)] if data.config.parent else []),
             (
                 "Scan",
                 f"{_count(len(data.lam), 'coupling')} after step {attributes['training_steps']}, "

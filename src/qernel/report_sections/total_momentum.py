@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +35,8 @@ class Shares:
     """standard errors of single momenta; of sums an upper bound, the sum of the errors, [couplings, sets]"""
     exact: list[int | None]
     """set of the exact ground state at each coupling, if that is known"""
+    member: IntArray
+    """set of each total momentum, [momenta]"""
 
 
 def total_momentum(data: RunData) -> Section | None:
@@ -58,7 +60,7 @@ def total_momentum(data: RunData) -> Section | None:
         )
         words += exact if any(e is not None for e in stars.exact) else ""
         drawings.append(_drawing(data, "total_momentum_stars", stars, words))
-        single = Shares(single.labels, single.p, single.error, [None] * len(single.exact))  # one of several, by chance
+        single = replace(single, exact=[None] * len(single.exact))  # one of several, by chance
     caption += exact if any(e is not None for e in single.exact) else ""
     caption += bound if len(single.labels) > MOST else ""
     parts = [_drawing(data, "total_momentum", single, caption), *drawings]
@@ -70,7 +72,8 @@ def sectors(data: RunData) -> Shares:
     labels = [str(x) for x in data.dataset["sector"].values]
     states = [None if s is None else s.state for s in data.references.exact]
     exact = [labels.index(s) if s in labels else None for s in states]
-    return Shares(labels, data.values("momentum_probability"), data.errors("momentum_probability"), exact)
+    p, error = data.values("momentum_probability"), data.errors("momentum_probability")
+    return Shares(labels, p, error, exact, np.arange(len(labels)))
 
 
 def symmetric(data: RunData) -> Shares | None:
@@ -87,6 +90,7 @@ def symmetric(data: RunData) -> Shares | None:
         np.stack([every.p[:, ks].sum(1) for ks in sets], 1),
         np.stack([every.error[:, ks].sum(1) for ks in sets], 1),
         [None if e is None else member[e] for e in every.exact],
+        np.array([member[k] for k in range(len(every.labels))]),
     )
 
 

@@ -79,7 +79,7 @@ def averaged(data: RunData) -> xarray.Dataset:
         found[name] = ("later_window", y, {"units": "s", "long_name": "seconds per step, median over a window"})
         found["later_step"] = ("later_window", x, {"long_name": "steps in the middle of the windows without the first"})
     family = data.config.family
-    grid = family.grid()[numbers]
+    grid = data.config.couplings[numbers]
     axes: dict[str, Any] = {f"trained_{n}": ("trained", grid[:, i]) for i, n in enumerate(family.names)}
     exact = _exact(data, grid)
     words = "exact energy, total; NaN where the scan has none"
