@@ -56,6 +56,7 @@ def test_weights_and_pairs(m):
     assert weights.sum() == pytest.approx(1)
     # Without a twist equal to its own opposite (even m) half are left; with Γ (odd m) one more.
     assert len(weights) == (m * m + m % 2) // 2
+    assert (vectors == 0).all(1).sum() == m % 2
     units = lambda x: x @ TRIANGULAR.vectors.T / (2 * np.pi)  # noqa: E731
     for theta in full_grid(TRIANGULAR, m):
         away = np.stack([units(vectors - theta), units(vectors + theta)])

@@ -70,7 +70,8 @@ def read_scan(run: Path) -> xarray.Dataset:
     dataset = _means(dataset)
     require("lam" in dataset.coords and dataset["lam"].dims == ("coupling",), "run", run, "a scan over λ")
     others = _others(dataset)
-    require(not others, "couplings", ", ".join(["lam", *others]), "λ alone: one curve at a time")
+    allowed = "λ alone: one curve at a time; hold the others in the scan, as in --epsilon 5 5 1"
+    require(not others, "couplings", ", ".join(["lam", *others]), allowed)
     return dataset
 
 

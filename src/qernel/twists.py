@@ -63,6 +63,7 @@ def twist_average(family: Family, points: int) -> Twists:
     index = [family.names.index(n) for n in NAMES]
     low, high = (bound[index] for bound in family.bounds())
     vectors = np.stack([_representative(x / period @ family.cell.reciprocal, family.cell, low, high) for x in unique])
+    vectors[np.abs(vectors) < 1e-12] = 0.0  # rounding
     return Twists(vectors, counts / points**2)
 
 
