@@ -93,6 +93,7 @@ def facts(model: Model, header: Header) -> list[tuple[str, str]]:
             f"{model.step} steps at {len(model.trained)} couplings with {config.sampling.walkers} walkers each, "
             f"{duration(seconds)} on {p.get('devices', '?')} × {p.get('device', '?')}",
         ),
+        *([("began with the weights of", config.parent)] if config.parent else []),
         ("made with", f"qernel {p.get('qernel', '?')}, commit {commit}, jax {p.get('jax', '?')}"),
         ("checksum", f"{model.checksum} (SHA-256 of the tensors)"),
     ]
