@@ -59,7 +59,7 @@ def export(run: Path, folder: Path, bands: int | None = None, potential: Potenti
         raise InputError(f"run = {run}: is not a run folder with checkpoints")
     file, header = next((p, h) for p in reversed(files) if (h := checkpoint.read_header(p)).sha256 == model.checksum)
     text = CARD.format(
-        name=model.config.name,
+        name=model.config.name.removesuffix("-finetuned"),
         folder=folder,
         middle=float(model.config.family.vector()[0]),
         facts="\n".join(f"| {a} | {b} |" for a, b in facts(model, header)),
@@ -128,15 +128,7 @@ def accuracy(model: Model, run: Path, bands: int | None, potential: Potential | 
         "Hartree–Fock": [number(x, 4) for x in data.reference("hartree_fock", "energy")],
     }
     shown = {head: cells for head, cells in columns.items() if any(cells)}
-    lines = [
-        " | ".join(shown),
-        "|".join(["--:"] * len(shown)),
-        *(" | ".join(r) for r in zip(*shown.values(), strict=True)),
-    ]
-    table = "\n".join(f"| {line} |" for line in lines)
-    upper = (
-        ""
-        if data.references.exact_converged
-        else " Exact diagonalisation is an upper bound: a difference below zero is better."
-    )
-    return f"## Accuracy\n\nTotals in E0, one standard error in brackets.{upper}\n\n{table}\n"
+    rows = [list(shown), ["--:"] * len(shown), *zip(*shown.values(), strict=True)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    bound = "" if data.references.exact_converged else " Exact diagonalisation is an upper bound here."
+    return f"## Accuracy\n\nTotals in E0, one standard error in brackets.{bound}\n\n{table}\n"
