@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,22 @@ def train(o: argparse.Namespace) -> int:
     """Train a family, or go on with it; prints the run folder."""
     from qernel.config import from_dict, override, read_config, to_dict
     from qernel.presets import preset
-    from qernel.train import RunFailed, parse_walltime, run, with_steps
+    from qernel.train import run, with_steps
 
     if (o.preset is None) == (o.config is None):
         raise InputError("train: give either the name of a preset or --config FILE")
     config = preset(o.preset) if o.config is None else read_config(o.config)
     config = with_steps(from_dict(override(to_dict(config), o.rest)), o.steps)
     folder = o.run or Path("runs") / config.name
+    return _training(partial(run, config), folder, o.walltime)
+
+
+def _training(go: Callable[..., Any], folder: Path, walltime: str | None) -> int:
+    """Train in a folder; prints it."""
+    from qernel.train import RunFailed, parse_walltime
+
     try:
-        run(config, folder, walltime=parse_walltime(o.walltime) if o.walltime else None)
+        go(folder, walltime=parse_walltime(walltime) if walltime else None)
     except RunFailed as error:
         print(f"qernel: {error}", file=sys.stderr)
         return 1
@@ -38,7 +46,6 @@ def finetune(o: argparse.Namespace) -> int:
     from qernel.evaluate import load
     from qernel.family import Grid
     from qernel.finetune import finetune, finetuned
-    from qernel.train import RunFailed, parse_walltime
 
     lam = [o.lam[0], o.lam[0], 1] if len(o.lam) == 1 else o.lam
     require(len(lam) == 3 and lam[2] == int(lam[2]) >= 1, "--lam", o.lam, "one λ, or LOW HIGH and a number of POINTS")
@@ -46,13 +53,7 @@ def finetune(o: argparse.Namespace) -> int:
     config = finetuned(parent, Grid(lam=(lam[0], lam[1], int(lam[2]))), o.steps)
     config = from_dict(override(to_dict(config), o.rest))
     folder = o.run or o.parent.with_name(f"{o.parent.name}-finetuned")
-    try:
-        finetune(parent, config, folder, parse_walltime(o.walltime) if o.walltime else None)
-    except RunFailed as error:
-        print(f"qernel: {error}", file=sys.stderr)
-        return 1
-    print(folder)
-    return 0
+    return _training(partial(finetune, parent, config), folder, o.walltime)
 
 
 def config(o: argparse.Namespace) -> int:
