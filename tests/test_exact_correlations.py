@@ -7,7 +7,6 @@ from itertools import pairwise
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from states import NETWORK, TORUS, close, config, exact_walkers, finalised, model_of
 
 from qernel import exact
 from qernel.cell import Cell, lattice_points
@@ -29,6 +28,7 @@ from qernel.observables.pair_correlation import inscribed_radius
 from qernel.observables.structure_factor import corners
 from qernel.symmetry import star_average, stars, symmetries, symmetrised_map
 from qernel.units import Material
+from states import NETWORK, TORUS, close, config, exact_walkers, finalised, model_of
 
 M = Material()
 SMALL = Cell(supercell=((2, 0), (0, 1)))

@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import OPTIONS
 
 from qernel import load
 from qernel.cli import main
+from test_train import OPTIONS
 
 
 @pytest.fixture(scope="module")

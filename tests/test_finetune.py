@@ -5,7 +5,6 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_train import OPTIONS
 
 from qernel import checkpoint, load
 from qernel.cell import Cell
@@ -13,6 +12,7 @@ from qernel.cli import main
 from qernel.errors import InputError
 from qernel.family import Family, Grid
 from qernel.log import read_log
+from test_train import OPTIONS
 
 TO = ["--steps", "3", "--sampling.walkers", "4"]
 

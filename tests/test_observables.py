@@ -9,7 +9,6 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from states import NETWORK, TORUS, close, config, exact_walkers, finalised, ideal, model_of
 
 from qernel.cell import Cell, lattice_points
 from qernel.errors import InputError
@@ -21,6 +20,7 @@ from qernel.observables.structure_factor import corners, crystal_missing
 from qernel.scan import to_dataset
 from qernel.tables import quantity_lines, scan_table
 from qernel.units import Material
+from states import NETWORK, TORUS, close, config, exact_walkers, finalised, ideal, model_of
 
 FREE_N7 = config(n_up=7, twist=(0.3, 0.1))
 

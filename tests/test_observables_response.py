@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from states import FREE, NETWORK, TORUS, close, config, exact_walkers, finalised, ideal, model_of
 
 from qernel import exact
 from qernel.analytic import one_electron_energy
@@ -20,6 +19,7 @@ from qernel.observables.susceptibility import STEP, point_tangent, tangent_chang
 from qernel.presets import EXACT
 from qernel.units import Material
 from qernel.wavefunction import log_psi
+from states import FREE, NETWORK, TORUS, close, config, exact_walkers, finalised, ideal, model_of
 
 ONE = config(
     replace(NETWORK, plane_wave_cutoff=200.0),

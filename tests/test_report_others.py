@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xarray
-from test_cli import refused
 
 from qernel.cell import Cell
 from qernel.config import Adam
@@ -18,6 +17,7 @@ from qernel.report_sections import other_runs
 from qernel.report_sections.others import difference
 from qernel.stats import format_uncertainty
 from runs import CONFIG, FAMILY, make_run, number, results
+from test_cli import refused
 
 START = replace(CONFIG, steps=0)
 TWICE = replace(START, family=replace(FAMILY, n_up=4, cell=Cell(supercell=((2, 2), (2, -1)))))

@@ -5,8 +5,8 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import states
 
+import states
 from qernel.cli import build_parser
 from qernel.config import Config
 from qernel.errors import InputError

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray
-from test_cli import refused
 
 from qernel import exact
 from qernel.branches import Curve, LeastSquares, curves, fit, most_parameters
@@ -18,6 +17,7 @@ from qernel.presets import preset
 from qernel.transition import LEVEL, MIN_POINTS, examine
 from qernel.transition_scan import analyse, combine, draw, fitted, of_scan, read_scan
 from qernel.twist_average import with_averages
+from test_cli import refused
 
 SIGMA = 0.02
 CENTRE = 1.06

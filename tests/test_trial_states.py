@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from states import FREE, NETWORK, TORUS, close, config, exact_walkers, finalised, ideal, model_of
 
 from qernel import trials
 from qernel.bands import solve_bands
@@ -20,6 +19,7 @@ from qernel.presets import preset
 from qernel.slater import draw, log_amplitudes, make_tables
 from qernel.units import Material
 from qernel.wavefunction import log_psi, make_start
+from states import FREE, NETWORK, TORUS, close, config, exact_walkers, finalised, ideal, model_of
 
 TWIST = (0.3, 0.1)
 PAIR = {"n_up": 2, "cell": TORUS, "lam": (0.3, 1.2, 2), "twist": TWIST}

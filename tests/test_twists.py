@@ -6,9 +6,9 @@ from functools import cache
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import states
 import xarray
 
+import states
 from qernel import exact
 from qernel.analytic import noninteracting_energy
 from qernel.cell import Cell
