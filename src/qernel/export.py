@@ -7,10 +7,11 @@ from functools import partial
 from pathlib import Path
 
 from qernel import checkpoint
-from qernel.checkpoint import Header, write_atomically
+from qernel.checkpoint import Header
 from qernel.config import Config
 from qernel.errors import InputError
 from qernel.evaluate import Model, load
+from qernel.files import write_atomically
 from qernel.hamiltonian import Potential
 from qernel.log import duration
 from qernel.report_checks import exact_difference

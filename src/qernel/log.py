@@ -19,8 +19,8 @@ from typing import Any, TextIO, cast
 
 import numpy as np
 
-from qernel.checkpoint import write_atomically
 from qernel.errors import InputError, nearest, require
+from qernel.files import write_atomically
 
 
 class TrainLog:

@@ -18,10 +18,10 @@ import numpy as np
 
 from qernel import __version__, bands, exact, hartree_fock
 from qernel.cell import Cell, FloatArray
-from qernel.checkpoint import write_atomically
 from qernel.config import to_dict
 from qernel.determinants import Momenta, dimensions
 from qernel.family import Family
+from qernel.files import write_atomically
 from qernel.hamiltonian import Hamiltonian
 
 MAX_BANDS = {1: 16, 2: 16}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qernel import figures, report_html
-from qernel.checkpoint import write_atomically
+from qernel.files import write_atomically
 from qernel.hamiltonian import Potential
 from qernel.labels import SYMBOLS
 from qernel.report_checks import convergence_sentences, exact_difference

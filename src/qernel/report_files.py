@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qernel.checkpoint import write_atomically
 from qernel.figures import encoded
+from qernel.files import write_atomically
 from qernel.report_data import RunData
 from qernel.report_sections import Drawing
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qernel.cell import Cell, FloatArray
-from qernel.checkpoint import write_atomically
 from qernel.config import to_dict
 from qernel.evaluate import Model
+from qernel.files import write_atomically
 from qernel.observables import Quantity
 from qernel.observables.density import symmetrised
 from qernel.result import Result

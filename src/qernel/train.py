@@ -22,6 +22,7 @@ import numpy as np
 from qernel import checkpoint, memory
 from qernel.config import Config, differences, read_config, to_dict
 from qernel.errors import InputError
+from qernel.files import write_atomically
 from qernel.log import Console, TrainLog, provenance
 from qernel.stats import format_uncertainty
 from qernel.vmc import STAGES, Metrics, TrainState, Vmc
@@ -198,7 +199,7 @@ def describe_run(config: Config, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in (("config.json", to_dict(config)), ("provenance.json", provenance())):
             text = json.dumps(data, indent=2) + "\n"
-            checkpoint.write_atomically(folder / name, partial(Path.write_text, data=text))
+            write_atomically(folder / name, partial(Path.write_text, data=text))
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
 
