@@ -16,7 +16,8 @@ from qernel import checkpoint
 from qernel.cli import main
 from qernel.errors import InputError
 from qernel.log import read_log
-from qernel.train import COLUMNS, parse_walltime
+from qernel.stopping import parse_walltime
+from qernel.train import COLUMNS
 
 SETTINGS = (
     "moire-n2 --network.layers 1 --network.width 4 --network.heads 2 --network.kv_heads 1 --network.experts 0 "

@@ -29,7 +29,8 @@ def train(o: argparse.Namespace) -> int:
 
 def _training(go: Callable[..., Any], folder: Path, walltime: str | None) -> int:
     """Train in a folder; prints it."""
-    from qernel.train import RunFailed, parse_walltime
+    from qernel.recovery import RunFailed
+    from qernel.stopping import parse_walltime
 
     try:
         go(folder, walltime=parse_walltime(walltime) if walltime else None)
@@ -73,7 +74,7 @@ def config(o: argparse.Namespace) -> int:
 def _settings(o: argparse.Namespace) -> Any:
     from qernel.observables import DEFAULT
     from qernel.result import Settings
-    from qernel.train import parse_walltime
+    from qernel.stopping import parse_walltime
 
     return Settings(
         target_error=o.target_error,

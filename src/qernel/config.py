@@ -54,7 +54,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that defines a run. The number of steps may grow from call to call, nothing else may change."""
+    """Everything that defines a run.
+
+    From call to call the number of steps and what is said of checkpoints may change (`run_folder.FREE`), nothing else.
+    """
 
     name: str = "custom"
     """name of the preset it came from"""
@@ -73,7 +76,9 @@ class Config:
     memory: float | None = None
     """GiB that a step may take (none: six tenths of what is free at the start)"""
     checkpoint_minutes: float = 2.0
-    """minutes between checkpoints"""
+    """most minutes between checkpoints"""
+    checkpoint_steps: int | None = None
+    """most steps between checkpoints (none: minutes alone count)"""
     keep: int = 3
     """checkpoints kept"""
     parent: str = ""
@@ -84,6 +89,8 @@ class Config:
         require(self.clip > 0, "clip", self.clip, "positive")
         require(0 <= self.seed < 2**31, "seed", self.seed, "an integer from 0 to 2147483647")
         require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "positive")
+        every = self.checkpoint_steps
+        require(every is None or every >= 1, "checkpoint_steps", every, "at least 1, or none")
         require(self.memory is None or 0 < self.memory < math.inf, "memory", self.memory, "a positive number of GiB")
         require(self.keep >= 1, "keep", self.keep, "at least 1")
         _ = self.couplings  # refused here rather than later

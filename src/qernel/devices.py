@@ -81,6 +81,15 @@ def place(tree: T, walkers: int, spec: PartitionSpec = WHOLE) -> T:
     return placed
 
 
+def whole(tree: T, walkers: int) -> T:
+    """Within a compiled function of all walkers: results that every device is to have."""
+    m = mesh(walkers)
+    if m.size == 1:
+        return tree
+    gathered: T = jax.lax.with_sharding_constraint(tree, NamedSharding(m, WHOLE))
+    return gathered
+
+
 def sharing() -> int:
     """Devices among which the running stage is divided."""
     try:

@@ -60,7 +60,8 @@ class Spring:
         scale = jnp.minimum(1.0, self.max_norm / (length + 1e-30))
         change = (-self.rate * shrink * scale).astype(direction.dtype) * direction
         # Momentum continues the step that was made, not the one that was bounded away.
-        return change, SpringState(direction * scale), SpringInfo(jnp.linalg.norm(change), scale, fallback)
+        norm, condition = jnp.linalg.norm(change), 1 + largest_eigenvalue(gram, residual) / self.damping
+        return change, SpringState(direction * scale), SpringInfo(norm, scale, fallback, condition)
 
 
 class SpringState(NamedTuple):
@@ -70,11 +71,30 @@ class SpringState(NamedTuple):
 
 
 class SpringInfo(NamedTuple):
-    """|change|, the factor of the norm bound (1: inactive), and whether Cholesky had to be replaced."""
+    """What an update was like."""
 
     update_norm: Float[Array, ""]
+    """|change|"""
     bound: Float[Array, ""]
+    """factor of the norm bound, 1 where inactive"""
     fallback: Float[Array, ""]
+    """1 where Cholesky had to be replaced"""
+    condition: Float[Array, ""]
+    """of XXᵀ + κ, (λ_max + κ)/κ: rows are centred, so that XXᵀ has eigenvalues 0"""
+
+
+POWER_STEPS = 6
+"""products with the matrix for its largest eigenvalue, from below: two digits where it stands well above the next"""
+
+
+def largest_eigenvalue(matrix: Float[Array, "M M"], start: Float[Array, " M"]) -> Float[Array, ""]:
+    """Rayleigh quotient of a positive matrix after `POWER_STEPS` power steps; at most λ_max but for rounding."""
+
+    def unit(x: Array) -> Array:
+        return x / (jnp.linalg.norm(x) + 1e-30)
+
+    vector = jax.lax.fori_loop(0, POWER_STEPS, lambda _, x: unit(matrix @ x), unit(start.astype(matrix.dtype)))
+    return vector @ (matrix @ vector)
 
 
 def solve_guarded(

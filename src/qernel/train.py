@@ -1,30 +1,25 @@
-"""The outer loop: files, signals, wall time and console around the pure step of `vmc.py`."""
+"""The outer loop around the pure step of `vmc.py`: go on, log, save, stop."""
 
 from __future__ import annotations
 
-import json
-import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 
 from qernel import checkpoint, memory
-from qernel.config import Config, differences, read_config, to_dict
+from qernel.config import Config, to_dict
 from qernel.errors import InputError
-from qernel.files import write_atomically
 from qernel.log import Console, TrainLog, provenance
+from qernel.record import Record
+from qernel.recovery import Recovery, RunFailed, find
+from qernel.run_folder import changes, describe_run, earlier_config, owned
 from qernel.stats import format_uncertainty
+from qernel.stopping import Deadline, Stop, interruptible
 from qernel.vmc import STAGES, Metrics, TrainState, Vmc
 
 COLUMNS = {
@@ -35,6 +30,8 @@ COLUMNS = {
     "error": "E0, standard error of energy over the walkers",
     "variance": "E0², of the local energy, real and imaginary part",
     "energy_imag": "E0, imaginary part of the mean; 0 within its error",
+    "energy_min": "E0, smallest local energy of a walker, real part",
+    "energy_max": "E0, largest",
     "kinetic": "E0, from the Laplacian",
     "moire": "E0, λ⟨W⟩",
     "interaction": "E0, Madelung term inside",
@@ -48,20 +45,11 @@ COLUMNS = {
     "update_norm": "|change of the weights|",
     "bound": "factor of the norm bound, 1 where inactive",
     "fallback": "1 where Cholesky failed and eigenvalues were used",
+    "condition": "number of the damped Gram matrix, from below",
+    "refreshed": "walkers put anew before this update because their local energy was not finite",
     **{f"seconds_{s.replace(' ', '_')}": "s, wall time of this part of the step" for s in STAGES},
     "wall": "s, wall time of the run so far, all calls together",
 }
-
-
-@dataclass
-class Stop:
-    """Why the loop should end, if it should."""
-
-    reason: str | None = None
-
-
-class RunFailed(RuntimeError):
-    """Training cannot go on; the last good checkpoint is intact."""
 
 
 def run(
@@ -78,70 +66,78 @@ def run(
     with the weights and walkers of `begin`.
 
     Raises:
-        InputError: if the folder holds a run of another configuration, or its checkpoints are unusable; if a new run
-            should have a parent and none is given.
-        RunFailed: if energies or weights are no longer finite; the offending state is in `crash_*.safetensors`.
+        InputError: if the folder holds a run of another configuration, cannot be written, or another process trains
+            there; if its checkpoints are unusable; if a new run should have a parent and none is given.
+        RunFailed: if energies or weights stay not finite (`recovery.py`), or the end could not be saved.
     """
     started = time.monotonic()
     vmc = Vmc(config)
     _ = vmc.start  # bad input found here must not leave a folder behind
     before = earlier_config(config, folder)
-    if before is None:
-        if config.parent and begin is Vmc.blank:
-            raise InputError(f"parent = {config.parent}: a run that goes on from another begins with qernel finetune")
-        describe_run(config, folder)
-    with console or Console(config.steps) as console, interruptible() as stop:
-        vmc, state, wall_before = _start_or_resume(vmc, folder, console, begin)
+    if before is None and config.parent and begin is Vmc.blank:
+        raise InputError(f"parent = {config.parent}: a run that goes on from another begins with qernel finetune")
+    with owned(folder), console or Console(config.steps) as console, interruptible() as stop:
+        if before is None:
+            describe_run(config, folder)
+        vmc, state, wall = _start_or_resume(vmc, folder, console, begin)
         if before not in (None, config):  # only now that its checkpoint is known to be good
             describe_run(config, folder)
         console.message(describe(vmc, state))
         console.message(memory.describe(vmc.plan, config, len(vmc.couplings), vmc.n_parameters))
-        deadline = None if walltime is None else started + walltime
         with TrainLog(folder / "train.csv", COLUMNS) as log:
             log.truncate_after(int(state.step) - 1)
-            _loop(vmc, state_box := [state], folder, log, console, stop, deadline, started - wall_before)
-        state = state_box[0]
+            record = Record(folder, log, config.keep, _header(vmc), console.message)
+            deadline = Deadline(None if walltime is None else started + walltime)
+            state = _loop(vmc, state, record, console, stop, deadline, started - wall)
         done = int(state.step)
-        why = stop.reason or "all steps done"
-        console.message(f"{folder}: stopped after step {done} of {config.steps} ({why})")
+        console.message(f"{folder}: stopped after step {done} of {config.steps} ({stop.reason or 'all steps done'})")
         if done < config.steps:
             console.message("the same command goes on from here")
     return state
 
 
 def _loop(
-    vmc: Vmc,
-    box: list[TrainState],
-    folder: Path,
-    log: TrainLog,
-    console: Console,
-    stop: Stop,
-    deadline: float | None,
-    epoch: float,
-) -> None:
-    """Step until done; the newest state is always in `box`, and on disk when this returns."""
-    config = vmc.config
-    first = saved_step = int(box[0].step)
-    saved_at, slowest = time.monotonic(), 0.0
-    while int(box[0].step) < config.steps and stop.reason is None:
-        state = box[0]
+    vmc: Vmc, state: TrainState, record: Record, console: Console, stop: Stop, deadline: Deadline, epoch: float
+) -> TrainState:
+    """Step until done; the last state, which is then on disk. `epoch` is when the clock of the run stood at 0.
+
+    Raises `RunFailed` as `run` does.
+    """
+    config, first = vmc.config, int(state.step)
+    record.saved = first
+    recovery = Recovery(vmc, record, console.message)
+    while (step := int(state.step)) < config.steps and stop.reason is None:
         begin = time.monotonic()
         (new, metrics, seconds), vmc = _step(vmc, state, console)
-        _check_finite(new, metrics, state, folder, vmc)
-        box[0] = new
-        now = time.monotonic()
-        if int(state.step) > first:  # the first step compiles and says nothing of the next
-            slowest = max(slowest, now - begin)
-        for row in rows(int(state.step), state, metrics, seconds, now - epoch):
-            log.append(row)
-        console.progress(int(new.step), energy_text(metrics))
-        if deadline is not None and now + 2 * slowest + 1.0 > deadline:
+        fault = find(vmc, state, new, metrics)
+        if fault is not None:
+            state = recovery.after(fault, state, new)
+            continue
+        wall = time.monotonic() - epoch
+        record.add(list(rows(step, state, metrics, seconds, recovery.refreshed, wall)))
+        state = new
+        recovery.passed()
+        console.progress(step + 1, energy_text(metrics))
+        if step > first:  # the first step compiles and says nothing of the next
+            deadline.step = max(deadline.step, time.monotonic() - begin)
+        if _due(record, config, step + 1):
+            begin = time.monotonic()
+            record.save(state, begin - epoch)
+            deadline.saving = max(deadline.saving, time.monotonic() - begin)
+        if deadline.near():
             stop.reason = "wall time"
-        if now - saved_at > 60 * config.checkpoint_minutes:
-            save(box[0], folder, vmc, log, now - epoch)
-            saved_at, saved_step = now, int(new.step)
-    if int(box[0].step) > saved_step or not checkpoint.checkpoints(folder / "checkpoints"):
-        save(box[0], folder, vmc, log, time.monotonic() - epoch)
+    if int(state.step) > (record.saved or 0) and not record.save(state, time.monotonic() - epoch):
+        raise RunFailed(
+            f"{record.folder}: cannot be written ({record.problem}); saved up to step {record.saved}, "
+            f"steps after it to {int(state.step)} are lost; make room, and the same command goes on"
+        )
+    return state
+
+
+def _due(record: Record, config: Config, step: int) -> bool:
+    """Is it time for a checkpoint after this many steps?"""
+    by_steps = config.checkpoint_steps is not None and step % config.checkpoint_steps == 0
+    return by_steps or time.monotonic() - record.saved_at > 60 * config.checkpoint_minutes
 
 
 def _step(vmc: Vmc, state: TrainState, console: Console) -> tuple[tuple[TrainState, Metrics, dict[str, float]], Vmc]:
@@ -162,74 +158,41 @@ def _start_or_resume(
         console.message(f"{folder}: new run, {vmc.config.name}; placing and equilibrating walkers")
         state, smaller = memory.fitting(lambda plan: vmc.with_plan(plan).init(begin(vmc)), vmc.plan, console.message)
         vmc = vmc.with_plan(smaller)
-        checkpoint.save(files, 0, state, _header(vmc, 0.0), vmc.config.keep)
+        try:
+            checkpoint.save(files, 0, state, {**_header(vmc), "wall": 0.0}, vmc.config.keep)
+        except OSError as error:
+            raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from None
         return vmc, state, 0.0
     restored = checkpoint.restore_latest(files, vmc.blank())
+    header = restored.header.user
+    changed = changes(header.get("config", {}), to_dict(vmc.config))
+    if changed:
+        raise InputError(f"checkpoint {restored.path}: belongs to another run ({'; '.join(changed)})")
     for line in restored.skipped:
         console.message(f"skipped {line}")
     if restored.skipped:
         checkpoint.discard_after(files, restored.header.step)
     console.message(f"{folder}: going on from step {restored.header.step}")
-    plan = restored.header.user.get("plan")
+    plan = header.get("plan")
     return (
         vmc if plan is None else vmc.with_plan(memory.Plan(**plan)),
         vmc.placed(restored.state),
-        float(restored.header.user.get("wall", 0.0)),
+        float(header.get("wall", 0.0)),
     )
 
 
-def earlier_config(config: Config, folder: Path) -> Config | None:
-    """The configuration of the run the folder holds already, if any.
-
-    Raises `InputError` with the differences if it is another one (`steps` may differ).
-    """
-    file = folder / "config.json"
-    if not file.exists():
-        return None
-    earlier = read_config(file, config.family.potential)
-    changed = differences({**to_dict(earlier), "steps": 0}, {**to_dict(config), "steps": 0})
-    if changed:
-        raise InputError(f"{folder}: holds another configuration ({'; '.join(changed)}); choose another folder")
-    return earlier
-
-
-def describe_run(config: Config, folder: Path) -> None:
-    """Write config.json and provenance.json. Raises `InputError` if the folder cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in (("config.json", to_dict(config)), ("provenance.json", provenance())):
-            text = json.dumps(data, indent=2) + "\n"
-            write_atomically(folder / name, partial(Path.write_text, data=text))
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
-
-
-def save(state: TrainState, folder: Path, vmc: Vmc, log: TrainLog, wall: float) -> None:
-    """Checkpoint of the state, after the log has reached the disk."""
-    log.sync()
-    checkpoint.save(folder / "checkpoints", int(state.step), state, _header(vmc, wall), vmc.config.keep)
-
-
-def _header(vmc: Vmc, wall: float) -> dict[str, Any]:
-    return {"config": to_dict(vmc.config), "provenance": provenance(), "plan": asdict(vmc.plan), "wall": wall}
-
-
-def _check_finite(new: TrainState, metrics: Metrics, old: TrainState, folder: Path, vmc: Vmc) -> None:
-    """Stop before a broken state can replace a good one."""
-    leaves = jax.tree.leaves(eqx.filter(new.model, eqx.is_inexact_array))
-    if np.all(np.isfinite(metrics.energy)) and all(bool(np.all(np.isfinite(x))) for x in leaves):
-        return
-    path = checkpoint.save_crash(folder / "checkpoints", int(old.step), old, _header(vmc, 0.0))
-    raise RunFailed(f"step {int(old.step)}: energies or weights are not finite; the state before it is in {path}")
+def _header(vmc: Vmc) -> dict[str, Any]:
+    return {"config": to_dict(vmc.config), "provenance": provenance(), "plan": asdict(vmc.plan)}
 
 
 def rows(
-    step: int, state: TrainState, metrics: Metrics, seconds: dict[str, float], wall: float
+    step: int, state: TrainState, metrics: Metrics, seconds: dict[str, float], refreshed: np.ndarray, wall: float
 ) -> Iterator[dict[str, Any]]:
     """One log row per coupling."""
-    once = {"moves", "energy_correlation", "update_norm", "bound", "fallback"}
+    once = {"moves", "energy_correlation", "update_norm", "bound", "fallback", "condition"}
     for c in range(len(metrics.energy)):
         per_coupling = {k: v if k in once else v[c] for k, v in metrics._asdict().items()}
+        per_coupling["refreshed"] = int(refreshed[c])
         times = {f"seconds_{k.replace(' ', '_')}": v for k, v in seconds.items()}
         yield {"step": step, "coupling": c, "lam": float(state.couplings[c, 0]), **per_coupling, **times, "wall": wall}
 
@@ -255,43 +218,6 @@ def describe(vmc: Vmc, state: TrainState) -> str:
         f"{total} parameters ({active} active per electron), {c.network.determinants} determinants, "
         f"{jax.device_count()} {jax.devices()[0].platform} device(s)"
     )
-
-
-@contextmanager
-def interruptible() -> Iterator[Stop]:
-    """SIGINT and SIGTERM ask the loop to save and stop; a second SIGINT interrupts at once."""
-    stop = Stop()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.reason is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.reason = signal.Signals(number).name
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals can only be handled by the main thread
-        return
-    old = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
-
-
-def parse_walltime(text: str) -> float:
-    """Seconds from "90s", "9m", "1h30m", "2h" or "hh:mm:ss". Raises `InputError` otherwise."""
-    import re
-
-    if m := re.fullmatch(r"(\d+):(\d{1,2}):(\d{1,2})", text):
-        seconds = float(int(m[1]) * 3600 + int(m[2]) * 60 + int(m[3]))
-    elif m := re.fullmatch(r"(?:(\d+(?:\.\d*)?)h)?(?:(\d+(?:\.\d*)?)m)?(?:(\d+(?:\.\d*)?)s?)?", text):
-        hours, minutes, rest = (float(x) if x else 0.0 for x in m.groups())
-        seconds = hours * 3600 + minutes * 60 + rest
-    else:
-        seconds = math.nan
-    if not seconds > 0:
-        raise InputError(f"walltime = {text}: must be a time such as 90s, 9m, 1h30m or 01:30:00")
-    return seconds
 
 
 def with_steps(config: Config, steps: int | None) -> Config:

@@ -4,7 +4,8 @@ Axes: couplings (points of a family), walkers, electrons; `*batch` is any leadin
 most often (couplings, walkers). Lengths are in a_M, energies in E0, wavevectors in 1/a_M.
 """
 
-from jaxtyping import Array, Complex, Float, Int, PRNGKeyArray, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Complex, Float, Int, PRNGKeyArray, PyTree
 
 Key = PRNGKeyArray
 Params = PyTree
@@ -25,6 +26,7 @@ PerCoupling = Float[Array, " couplings"]
 Samples = Float[Array, "couplings walkers"]
 ComplexSamples = Complex[Array, "couplings walkers"]
 Scores = Float[Array, "couplings rows parameters"]
+Chosen = Bool[Array | np.ndarray, "couplings walkers"]
 Counts = Int[Array, "*batch"]
 
 __all__ = [n for n in dir() if not n.startswith("_")]

@@ -19,16 +19,17 @@ from jaxtyping import Array, Float, Int
 
 from qernel.compiling import compiled
 from qernel.config import Adam, Config
-from qernel.devices import SPREAD, WHOLE, in_turn, mesh, on_each, place
+from qernel.devices import SPREAD, WHOLE, in_turn, mesh, on_each, place, whole
 from qernel.gradient import clip_per_coupling, energy_gradient, residuals
 from qernel.hamiltonian import EnergyTerms, interaction_energy, moire_energy
-from qernel.laplacian import Kinetic, Method, kinetic_energy
+from qernel.laplacian import Method, kinetic_energy
 from qernel.memory import Plan, make_plan
+from qernel.metrics import Measured, Metrics, summarise
 from qernel.pace import Pace, initial, next_pace
 from qernel.sampling import Sampled, adapt_width, random_walkers, sample
 from qernel.scores import Held, Streamed, score_rows
-from qernel.spring import Spring
-from qernel.types import Key, PerCoupling, Walkers
+from qernel.spring import Spring, SpringInfo
+from qernel.types import Chosen, Key, PerCoupling, Walkers
 from qernel.wavefunction import Point, Start, Wavefunction, make_start
 
 
@@ -43,38 +44,6 @@ class TrainState(NamedTuple):
     walkers: Walkers
     width: PerCoupling
     pace: Pace
-
-
-class Measured(NamedTuple):
-    """Local energies of the walkers by term, [couplings, walkers], and kinetic energy the other way."""
-
-    terms: EnergyTerms
-    kinetic: Kinetic
-
-
-class Metrics(NamedTuple):
-    """What a step reports, per coupling [couplings] unless it is one number. Energies in E0, total."""
-
-    energy: np.ndarray
-    error: np.ndarray
-    variance: np.ndarray
-    energy_imag: np.ndarray
-    kinetic: np.ndarray
-    moire: np.ndarray
-    interaction: np.ndarray
-    kinetic_gap: np.ndarray
-    """⟨T_L⟩ − ⟨½|∇log ψ|²⟩ over its standard error: a normal variate for a C¹ ψ"""
-    acceptance: np.ndarray
-    translation_acceptance: np.ndarray
-    width: np.ndarray
-    moves: np.ndarray
-    """all-electron moves before this update"""
-    energy_correlation: np.ndarray
-    """of the walkers' local energies between successive updates, running mean"""
-    min_log_psi: np.ndarray
-    update_norm: np.ndarray
-    bound: np.ndarray
-    fallback: np.ndarray
 
 
 STAGES = ("sampling", "local energy", "gradient", "solve")
@@ -179,10 +148,34 @@ class Vmc:
         gradient = timed("gradient", self._gradient, state.model, sampled.walkers, self.points, measured.terms.total)
         model, optimizer, info = timed("solve", self._update, state.model, gradient, state.optimizer, state.step)
         pace = place(self._pace(state.pace, measured.terms.total, state.step), self.config.sampling.walkers)
-        metrics = summarise(measured, sampled, state.width, info, state.pace.moves, pace.correlation)
+        metrics = self._summarise(measured, sampled, state.width, info, state.pace.moves, pace.correlation)
+        metrics = jax.device_get(metrics)
         width = adapt_width(state.width, sampled.acceptance, self.config.family.cell)
         new = TrainState(state.step + 1, key, model, optimizer, state.couplings, sampled.walkers, width, pace)
         return new, metrics, seconds
+
+    def broken(self, model: Wavefunction, walkers: Walkers) -> Chosen:
+        """Walkers without a finite local energy."""
+        measured = self._measure(model, walkers, jnp.asarray(self.couplings), self.points)
+        found: Chosen = ~np.asarray(self._finite(measured.terms.total))
+        return found
+
+    @compiled
+    def put_anew(self, key: Key, walkers: Walkers, chosen: Chosen) -> Walkers:
+        """The chosen walkers where others of their coupling are, at random; anywhere if none of a coupling is left."""
+        k_which, k_where = jax.random.split(key)
+        c, w, n, _ = walkers.shape
+        open_to = jnp.where(chosen, -jnp.inf, 0.0)
+        which = jax.random.categorical(k_which, open_to[:, None], shape=(c, w))
+        others = jnp.take_along_axis(walkers, which[:, :, None, None], 1)
+        anywhere = random_walkers(k_where, c, w, n, self.config.family.cell, self.config.network.dtype)
+        none_left = jnp.asarray(chosen).all(1)[:, None, None, None]
+        new = jnp.where(none_left, anywhere, others)
+        return jnp.where(jnp.asarray(chosen)[:, :, None, None], new, walkers)
+
+    @compiled
+    def _finite(self, samples: Array) -> Array:
+        return whole(jnp.isfinite(samples), samples.shape[1])
 
     @compiled
     def _sample(
@@ -226,8 +219,12 @@ class Vmc:
             _, unravel = ravel_pytree(params)
             return eqx.apply_updates(model, unravel(flat)), optimizer, info
         change, optimizer = adam(self.config.optimizer).update(gradient, optimizer, params)
-        one = jnp.ones(())
-        return eqx.apply_updates(model, change), optimizer, (optax.tree.norm(change), one, 0 * one)
+        info = SpringInfo(optax.tree.norm(change), jnp.ones(()), jnp.zeros(()), jnp.full((), jnp.nan))
+        return eqx.apply_updates(model, change), optimizer, info
+
+    @compiled
+    def _summarise(self, *parts: Any) -> Metrics:
+        return summarise(*parts)
 
     def _optimizer_state(self, model: Wavefunction) -> Any:
         if isinstance(self.config.optimizer, Adam):
@@ -259,33 +256,3 @@ def measure(
     moire = jax.vmap(moire_energy)(walkers, hamiltonians)
     interaction = jax.vmap(interaction_energy)(walkers, hamiltonians)
     return Measured(EnergyTerms(kinetic.local, moire, interaction), kinetic)
-
-
-def summarise(
-    measured: Measured, sampled: Sampled, width: PerCoupling, info: Any, moves: Array, correlation: Array
-) -> Metrics:
-    """Averages over the walkers of each coupling; `error` takes them for independent, which one step's are."""
-    terms, kinetic = measured.terms, measured.kinetic
-    energy = np.asarray(terms.total, complex)
-    walkers = energy.shape[1]
-    gap = np.asarray(kinetic.local.real, float) - np.asarray(kinetic.from_gradient, float)
-    update_norm, bound, fallback = info
-    return Metrics(
-        energy=energy.real.mean(1),
-        error=energy.real.std(1, ddof=1) / np.sqrt(walkers),
-        variance=energy.real.var(1) + energy.imag.var(1),
-        energy_imag=energy.imag.mean(1),
-        kinetic=np.asarray(terms.kinetic.real, float).mean(1),
-        moire=np.asarray(terms.moire, float).mean(1),
-        interaction=np.asarray(terms.interaction, float).mean(1),
-        kinetic_gap=gap.mean(1) / (gap.std(1, ddof=1) / np.sqrt(walkers) + 1e-12),
-        acceptance=np.asarray(sampled.acceptance),
-        translation_acceptance=np.asarray(sampled.translation_acceptance),
-        width=np.asarray(width),
-        moves=np.asarray(moves),
-        energy_correlation=np.asarray(correlation),
-        min_log_psi=np.asarray(sampled.log_density).min(1) / 2,
-        update_norm=np.asarray(update_norm),
-        bound=np.asarray(bound),
-        fallback=np.asarray(fallback),
-    )
