@@ -106,6 +106,20 @@ def test_other_columns_are_refused_and_the_file_stays(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_log_of_an_earlier_version_gets_the_new_columns(tmp_path):
+    path = tmp_path / "train.csv"
+    filled(path).close()
+    before = read_log(path)
+    with TrainLog(path, {"new": "1", **COLUMNS}) as log:
+        log.append({"step": 99, "new": 7.5})
+    after = read_log(path)
+    assert list(after) == ["new", *COLUMNS]
+    assert after["new"][-1] == 7.5
+    assert np.isnan(after["new"][:-1]).all()
+    for name in ("step", "lam", "energy"):
+        np.testing.assert_array_equal(after[name][:-1], before[name])
+
+
 def test_rows_are_checked(tmp_path):
     log = TrainLog(tmp_path / "train.csv", COLUMNS)
     with pytest.raises(InputError, match="no column enregy; did you mean 'energy'"):

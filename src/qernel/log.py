@@ -38,7 +38,7 @@ class TrainLog:
             columns: name → unit or meaning, in the order of the file; "step" must be among them.
 
         Raises:
-            InputError: if the file exists with other columns, or "step" is missing.
+            InputError: if the file exists with columns that are not among these, or "step" is missing.
         """
         require("step" in columns, "columns", list(columns), 'a list with "step"')
         self.path = path
@@ -105,11 +105,20 @@ class TrainLog:
             write_atomically(self.path, lambda p: p.write_bytes(header))
             return
         if lines[0] != header:
-            found = lines[0].decode(errors="replace").strip()
-            raise InputError(f"log {self.path}: has columns {found}, this run writes {','.join(self.columns)}")
+            self._add_columns(lines)
+            return
         complete = sum(map(len, lines))
         if complete < self.path.stat().st_size:
             os.truncate(self.path, complete)
+
+    def _add_columns(self, lines: list[bytes]) -> None:
+        """Rewrite a log of an earlier version, which lacks some columns; they stay empty in its rows."""
+        old, *rows = (_cells(self.path, line) for line in lines)
+        if not set(old) <= set(self.columns) or any(len(row) != len(old) for row in rows):
+            raise InputError(f"log {self.path}: has columns {','.join(old)}, this run writes {','.join(self.columns)}")
+        named = (dict(zip(old, row, strict=True)) for row in rows)
+        new = [list(self.columns), *([row.get(name, "") for name in self.columns] for row in named)]
+        write_atomically(self.path, lambda p: p.write_bytes(b"".join(map(_csv_line, new))))
 
 
 def units_path(path: Path) -> Path:
