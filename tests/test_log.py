@@ -145,7 +145,7 @@ def test_full_disk_leaves_complete_lines(tmp_path):
             return getattr(self.file, name)
 
     log._file = Full(log._file)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OSError, match="No space left"):
         log.append({"step": 1, "energy": 0.5})
     assert log.path.read_bytes() == before
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def write(path: Path, step: int, arrays: dict[str, np.ndarray], leaves: dict[str
         try:
             safetensors.numpy.save_file(stored, temporary, metadata)
         except SafetensorError as error:  # how the library reports a full disk
-            raise OSError(f"checkpoint {path}: cannot be written ({error})") from error
+            raise _os_error(error, path) from error
         try:
             same = load(temporary)[0].sha256 == header.sha256
         except DamagedCheckpoint:
@@ -98,6 +99,14 @@ def write(path: Path, step: int, arrays: dict[str, np.ndarray], leaves: dict[str
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, put)
+
+
+def _os_error(error: SafetensorError, path: Path) -> OSError:
+    """As the system would have said it."""
+    number = re.search(r"os error (\d+)", str(error))
+    if number is None:
+        return OSError(f"checkpoint {path}: cannot be written ({error})")
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path))
 
 
 def _jsonable(value: Any) -> Any:

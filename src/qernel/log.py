@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -64,7 +65,7 @@ class TrainLog:
         end = self._file.seek(0, os.SEEK_END)
         if self._file.write(line) != len(line):
             self._file.truncate(end)
-            raise OSError(f"log {self.path}: disk full, the row of step {row['step']} was not written")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def truncate_after(self, step: int) -> int:
         """Drop all rows of steps after `step`, as when a run resumes there; the number of rows dropped.
