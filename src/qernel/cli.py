@@ -54,6 +54,12 @@ def build_parser() -> Parser:
     finetune.add_argument("--steps", type=int, default=1000, help="steps of the new run")
     finetune.add_argument("--walltime", help="as in train")
 
+    status = commands.add_parser(
+        "status", help="how far a run is; exit code 0 if it is finished, 3 if steps are left", description="Reads only."
+    )
+    status.add_argument("run", type=Path, help="run folder")
+    status.add_argument("--json", action="store_true", help="JSON on stdout")
+
     config = commands.add_parser("config", help="print the configuration of a preset as JSON, or explain its fields")
     config.add_argument("preset")
     config.add_argument("--explain", action="store_true", help="every field with its meaning")
@@ -184,6 +190,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"qernel: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("qernel: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 1
@@ -209,7 +218,7 @@ def _main(arguments: list[str]) -> int:
     if options.command != "hf":
         # The linear algebra outside JAX is of many small matrices: threads only get in each other's way.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    if options.command != "transition":  # no JAX in it
+    if options.command not in ("transition", "status"):  # no JAX in them
         _prepare_jax()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     from qernel import commands

@@ -41,6 +41,17 @@ def _training(go: Callable[..., Any], folder: Path, walltime: str | None) -> int
     return 0
 
 
+def status(o: argparse.Namespace) -> int:
+    """How far a run is."""
+    from dataclasses import asdict
+
+    from qernel.status import status
+
+    found = status(o.run)
+    print(json.dumps({**asdict(found), "finished": found.finished}) if o.json else found)
+    return 0 if found.finished else 3
+
+
 def finetune(o: argparse.Namespace) -> int:
     """Go on from a trained family at some couplings; prints the run folder."""
     from qernel.config import from_dict, override, to_dict

@@ -43,12 +43,29 @@ def owned(folder: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def owner(folder: Path) -> str | None:
+    """The process that has the folder now, if any."""
+    try:
+        with (folder / "lock").open("r+b") as lock:
+            if fcntl is None:
+                return None
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return None
+    except BlockingIOError:
+        return _name(folder)
+    except OSError:  # no lock there, or no locks at all
+        return None
+
+
+def _name(folder: Path) -> str:
+    return (folder / "lock").read_bytes()[:20].decode(errors="replace").strip() or "unknown"
+
+
 def _take(lock: int, folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        owner = os.read(lock, 20).decode(errors="replace").strip()
-        raise InputError(f"{folder}: another process ({owner or 'unknown'}) trains there; wait for it") from None
+        raise InputError(f"{folder}: another process ({_name(folder)}) trains there; wait for it") from None
     except OSError:  # a file system without locks
         return
     with contextlib.suppress(OSError):  # the lock is what counts, not the name in it
