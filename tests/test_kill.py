@@ -9,10 +9,10 @@ import time
 
 import numpy as np
 import pytest
-from test_train import SETTINGS, TIMES
 
 from qernel import checkpoint
 from qernel.log import read_log
+from test_train import SETTINGS, TIMES
 
 STEPS = 300
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_recovery import CONFIG
 
 from qernel import checkpoint
 from qernel.config import to_dict
@@ -19,6 +18,7 @@ from qernel.recovery import RunFailed
 from qernel.run_folder import earlier_config, owned
 from qernel.train import run
 from qernel.vmc import Vmc
+from test_recovery import CONFIG
 
 STEP = Vmc.step
 fcntl = pytest.importorskip("fcntl")

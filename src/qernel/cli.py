@@ -60,6 +60,9 @@ def build_parser() -> Parser:
     status.add_argument("run", type=Path, help="run folder")
     status.add_argument("--json", action="store_true", help="JSON on stdout")
 
+    for training in (train, finetune):
+        _process_options(training)
+
     config = commands.add_parser("config", help="print the configuration of a preset as JSON, or explain its fields")
     config.add_argument("preset")
     config.add_argument("--explain", action="store_true", help="every field with its meaning")
@@ -133,6 +136,14 @@ def build_parser() -> Parser:
         help="write the lowest state's density [n1, n2] to this .npy file",
     )
     return parser
+
+
+def _process_options(p: Parser) -> None:
+    several = p.add_argument_group("several processes that train together, each started with the same command")
+    several.add_argument("--distributed", action="store_true", help="meet as Slurm, Open MPI or the cluster says")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="meet there, at process 0; then also:")
+    several.add_argument("--processes", type=int, help="how many there are")
+    several.add_argument("--process", type=int, help="which one this is, from 0")
 
 
 def _run_options(p: Parser) -> None:
@@ -220,12 +231,25 @@ def _main(arguments: list[str]) -> int:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if options.command not in ("transition", "status"):  # no JAX in them
         _prepare_jax()
+    if options.command in ("train", "finetune"):
+        _meet(options)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     from qernel import commands
 
     options.rest = rest
     exit_code: int = getattr(commands, options.command)(options)
     return exit_code
+
+
+def _meet(options: argparse.Namespace) -> None:
+    """The other processes, if there are any. Raises `InputError` for options that do not go together."""
+    given = [options.coordinator, options.processes, options.process]
+    if options.distributed or any(x is not None for x in given):
+        from qernel.hosts import join
+
+        if not options.distributed and None in given:
+            raise InputError("--coordinator, --processes, --process: all three are needed, or --distributed alone")
+        join(*given)
 
 
 def _subparsers(parser: Parser) -> dict[str, Any]:

@@ -29,15 +29,17 @@ def train(o: argparse.Namespace) -> int:
 
 def _training(go: Callable[..., Any], folder: Path, walltime: str | None) -> int:
     """Train in a folder; prints it."""
-    from qernel.recovery import RunFailed
+    from qernel.hosts import Failed, first, together
     from qernel.stopping import parse_walltime
 
     try:
-        go(folder, walltime=parse_walltime(walltime) if walltime else None)
-    except RunFailed as error:
+        with together():
+            go(folder, walltime=parse_walltime(walltime) if walltime else None)
+    except Failed as error:
         print(f"qernel: {error}", file=sys.stderr)
         return 1
-    print(folder)
+    if first():
+        print(folder)
     return 0
 
 

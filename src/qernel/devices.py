@@ -18,6 +18,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from qernel.errors import require
+
 AXIS = "devices"
 
 SPREAD = PartitionSpec(None, AXIS)
@@ -56,7 +58,14 @@ def available_cores() -> int:
 
 
 def mesh(walkers: int) -> Mesh:
-    """As many devices as can share `walkers` walkers of each coupling equally."""
+    """As many devices as can share `walkers` walkers of each coupling equally; with several processes, all there are.
+
+    Raises `InputError` if those cannot.
+    """
+    if jax.process_count() > 1:
+        n = jax.device_count()
+        require(walkers % n == 0, "walkers", walkers, f"a multiple of the {n} devices of all processes")
+        return _mesh(n)
     return _mesh(max(n for n in range(1, jax.device_count() + 1) if walkers % n == 0))
 
 
@@ -77,8 +86,25 @@ def on_each(f: Callable[..., Any], walkers: int, inputs: Any, outputs: Any) -> C
 def place(tree: T, walkers: int, spec: PartitionSpec = WHOLE) -> T:
     """Arrays laid out over the devices."""
     sharding = NamedSharding(mesh(walkers), spec)
-    placed: T = jax.tree.map(lambda x: jax.device_put(x, sharding) if isinstance(x, jax.Array) else x, tree)
+    placed: T = jax.tree.map(lambda x: _put(x, sharding) if isinstance(x, jax.Array) else x, tree)
     return placed
+
+
+def _put(x: Array, sharding: NamedSharding) -> Array:
+    if jax.process_count() == 1:
+        return jax.device_put(x, sharding)
+    if not x.is_fully_addressable:
+        return _relaid(x, sharding)
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put(jax.random.key_data(x), sharding), impl=jax.random.key_impl(x))
+    value = np.asarray(x)  # the same in all processes
+    put = jax.make_array_from_callback(value.shape, sharding, lambda part: value[part])
+    return put
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _relaid(x: Array, sharding: NamedSharding) -> Array:
+    return jax.lax.with_sharding_constraint(x, sharding)
 
 
 def whole(tree: T, walkers: int) -> T:

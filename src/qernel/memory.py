@@ -18,6 +18,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from qernel import hosts
 from qernel.config import Config
 from qernel.devices import mesh
 from qernel.moe import SPARSE_FROM
@@ -69,8 +70,9 @@ def make_plan(config: Config, couplings: int, walkers: int, parameters: int) -> 
     """The plan for `walkers` walkers at each of the couplings and a network of so many parameters."""
     on_cpu, sharing = jax.default_backend() == "cpu", mesh(walkers).size
     # Of each device; those of a CPU have one memory together.
+    own = min(sharing, jax.local_device_count())
     network, n, total = config.network, config.family.n_electrons, couplings * walkers // sharing
-    limit = budget(config) / (sharing if on_cpu else 1)
+    limit = budget(config) / (own if on_cpu else 1)
     energy, score = energy_bytes(network, n), score_bytes(network, n, parameters)
     chunk = limit / energy
     score_chunk = move_chunk = limit / 8 / score
@@ -109,7 +111,8 @@ def fitting(run: Callable[[Plan], T], plan: Plan, say: Callable[[str], None]) ->
             return run(plan), plan
         except jax.errors.JaxRuntimeError as error:
             smaller = plan.halved()
-            if "RESOURCE_EXHAUSTED" not in str(error) or smaller is None:
+            # One of several processes cannot choose other sizes alone.
+            if "RESOURCE_EXHAUSTED" not in str(error) or smaller is None or jax.process_count() > 1:
                 raise
             say(f"out of memory with chunks of {plan.chunk} walkers; trying half")
             plan = smaller
@@ -117,12 +120,13 @@ def fitting(run: Callable[[Plan], T], plan: Plan, say: Callable[[str], None]) ->
 
 def budget(config: Config) -> float:
     """Bytes that a step may take."""
-    return config.memory * GIB if config.memory is not None else SHARE * available()
+    # Of the host that has least, so that all hosts cut the work to the same sizes.
+    return config.memory * GIB if config.memory is not None else SHARE * hosts.least(available())
 
 
 def available() -> float:
     """Free bytes of the device that computes; of the host, within the limit of its container, if that is the CPU."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     free = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

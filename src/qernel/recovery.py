@@ -21,7 +21,8 @@ from jaxtyping import PyTree
 
 from qernel import checkpoint
 from qernel.compiling import compiled
-from qernel.record import Record
+from qernel.hosts import Failed, gathered, lead
+from qernel.record import Record, restore
 from qernel.types import Chosen
 from qernel.vmc import Metrics, TrainState, Vmc
 
@@ -29,7 +30,7 @@ TRIES = 3
 REWINDS = 3
 
 
-class RunFailed(RuntimeError):
+class RunFailed(Failed):
     """Training cannot go on; the last good checkpoint is intact."""
 
 
@@ -87,15 +88,15 @@ class Recovery:
         return self._rewind(fault, step)
 
     def _rewind(self, fault: Fault, step: int) -> TrainState:
-        restored = checkpoint.restore_latest(self.record.checkpoints, self.vmc.blank())
+        restored = restore(self.record.checkpoints, self.vmc)
         self.rewinds, self.rewound_from = self.rewinds + 1, max(step, self.rewound_from)
-        back = restored.header.step
+        back = restored.step
         self.record.rewind(back)
         self._healthy()
         self.say(
             f"step {step}: {fault.what}; back to step {back} with other random numbers, {self.rewinds} of {REWINDS}"
         )
-        state: TrainState = self.vmc.placed(restored.state)
+        state = restored.state
         return state._replace(key=jax.random.fold_in(state.key, self.rewinds))
 
     def _refreshing(self, fault: Fault) -> str:
@@ -103,12 +104,17 @@ class Recovery:
         return f"{number} walkers put anew" if number else "other random numbers"
 
     def _crash_file(self, fault: Fault, state: TrainState, new: TrainState) -> str:
-        contents = {"state": state, "walkers": new.walkers, "broken": fault.broken}
-        try:
-            path = checkpoint.save_crash(self.record.checkpoints, int(state.step), contents, self.record.header)
-        except OSError as error:
-            return f"a crash file could not be written ({error.strerror or error})"
-        return f"the state before it, the walkers and which of them are broken are in {path}"
+        contents = gathered({"state": state, "walkers": new.walkers, "broken": fault.broken})
+
+        def write() -> str:
+            try:
+                path = checkpoint.save_crash(self.record.checkpoints, int(state.step), contents, self.record.header)
+            except OSError as error:
+                return f"a crash file could not be written ({error.strerror or error})"
+            return f"the state before it, the walkers and which of them are broken are in {path}"
+
+        text: str = lead(write)
+        return text
 
     def _healthy(self) -> None:
         self.tries, self.refreshed = 0, np.zeros(len(self.vmc.couplings), int)
@@ -135,7 +141,7 @@ def refresh(vmc: Vmc, state: TrainState, new: TrainState, broken: Chosen, attemp
     A coupling without any healthy walker begins again with random ones, and all are equilibrated.
     """
     key, sub = jax.random.split(jax.random.fold_in(state.key, attempt))
-    walkers = vmc.put_anew(sub, new.walkers, jnp.asarray(broken))
+    walkers = vmc.put_anew(sub, new.walkers, np.asarray(broken))
     again = vmc.placed(state._replace(key=key, walkers=walkers))
     return vmc.init(again) if broken.all(1).any() else again
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ import numpy as np
 from qernel import checkpoint, memory
 from qernel.config import Config, to_dict
 from qernel.errors import InputError
+from qernel.hosts import first, gathered, lead, votes
 from qernel.log import Console, TrainLog, provenance
-from qernel.record import Record
+from qernel.record import Record, restore
 from qernel.recovery import Recovery, RunFailed, find
 from qernel.run_folder import changes, describe_run, earlier_config, owned
 from qernel.stats import format_uncertainty
@@ -73,19 +76,17 @@ def run(
     started = time.monotonic()
     vmc = Vmc(config)
     _ = vmc.start  # bad input found here must not leave a folder behind
-    before = earlier_config(config, folder)
-    if before is None and config.parent and begin is Vmc.blank:
-        raise InputError(f"parent = {config.parent}: a run that goes on from another begins with qernel finetune")
-    with owned(folder), console or Console(config.steps) as console, interruptible() as stop:
-        if before is None:
-            describe_run(config, folder)
+    _ = vmc.plan  # more walkers than devices can share are found here
+    with ExitStack() as folder_lock, console or _console(config) as console, interruptible() as stop:
+        changed = lead(lambda: _open(config, folder, folder_lock, begin))
         vmc, state, wall = _start_or_resume(vmc, folder, console, begin)
-        if before not in (None, config):  # only now that its checkpoint is known to be good
+        if changed and first():  # only now that its checkpoint is known to be good
             describe_run(config, folder)
         console.message(describe(vmc, state))
         console.message(memory.describe(vmc.plan, config, len(vmc.couplings), vmc.n_parameters))
-        with TrainLog(folder / "train.csv", COLUMNS) as log:
-            log.truncate_after(int(state.step) - 1)
+        with TrainLog(folder / "train.csv", COLUMNS) if first() else nullcontext() as log:
+            if log is not None:
+                log.truncate_after(int(state.step) - 1)
             record = Record(folder, log, config.keep, _header(vmc), console.message)
             deadline = Deadline(None if walltime is None else started + walltime)
             state = _loop(vmc, state, record, console, stop, deadline, started - wall)
@@ -96,6 +97,25 @@ def run(
     return state
 
 
+def _console(config: Config) -> Console:
+    """The first process tells; the others' words go nowhere."""
+    return Console(config.steps) if first() else Console(config.steps, stream=io.StringIO())
+
+
+def _open(config: Config, folder: Path, lock: ExitStack, begin: Callable[[Vmc], TrainState]) -> bool:
+    """Take the folder, which holds this run or none; has the configuration changed where it may?
+
+    Raises `InputError` if it may not.
+    """
+    before = earlier_config(config, folder)
+    if before is None and config.parent and begin is Vmc.blank:
+        raise InputError(f"parent = {config.parent}: a run that goes on from another begins with qernel finetune")
+    lock.enter_context(owned(folder))
+    if before is None:
+        describe_run(config, folder)
+    return before not in (None, config)
+
+
 def _loop(
     vmc: Vmc, state: TrainState, record: Record, console: Console, stop: Stop, deadline: Deadline, epoch: float
 ) -> TrainState:
@@ -103,8 +123,8 @@ def _loop(
 
     Raises `RunFailed` as `run` does.
     """
-    config, first = vmc.config, int(state.step)
-    record.saved = first
+    config, began = vmc.config, int(state.step)
+    record.saved = began
     recovery = Recovery(vmc, record, console.message)
     while (step := int(state.step)) < config.steps and stop.reason is None:
         begin = time.monotonic()
@@ -118,20 +138,30 @@ def _loop(
         state = new
         recovery.passed()
         console.progress(step + 1, energy_text(metrics))
-        if step > first:  # the first step compiles and says nothing of the next
+        if step > began:  # the first step compiles and says nothing of the next
             deadline.step = max(deadline.step, time.monotonic() - begin)
-        if _due(record, config, step + 1):
-            begin = time.monotonic()
-            record.save(state, begin - epoch)
-            deadline.saving = max(deadline.saving, time.monotonic() - begin)
-        if deadline.near():
-            stop.reason = "wall time"
+        _take_stock(state, record, config, stop, deadline, epoch)
     if int(state.step) > (record.saved or 0) and not record.save(state, time.monotonic() - epoch):
         raise RunFailed(
             f"{record.folder}: cannot be written ({record.problem}); saved up to step {record.saved}, "
             f"steps after it to {int(state.step)} are lost; make room, and the same command goes on"
         )
     return state
+
+
+def _take_stock(
+    state: TrainState, record: Record, config: Config, stop: Stop, deadline: Deadline, epoch: float
+) -> None:
+    """After a step: save if that is due, and find out if all processes are to stop."""
+    begin = time.monotonic()
+    said = votes(_due(record, config, int(state.step)), stop.reason is not None, deadline.near())
+    if said[0, 0]:  # clocks differ: that of the first process counts
+        record.save(state, begin - epoch)
+        deadline.saving = max(deadline.saving, time.monotonic() - begin)
+    if stop.reason is None and said[:, 1].any():
+        stop.reason = "signal to another process"
+    if stop.reason is None and (said[0, 2] or (said[0, 0] and lead(deadline.near))):
+        stop.reason = "wall time"
 
 
 def _due(record: Record, config: Config, step: int) -> bool:
@@ -154,31 +184,32 @@ def _start_or_resume(
     A run that goes on keeps the plan it had.
     """
     files = folder / "checkpoints"
-    if not checkpoint.checkpoints(files):
+    if not lead(lambda: len(checkpoint.checkpoints(files))):
         console.message(f"{folder}: new run, {vmc.config.name}; placing and equilibrating walkers")
         state, smaller = memory.fitting(lambda plan: vmc.with_plan(plan).init(begin(vmc)), vmc.plan, console.message)
         vmc = vmc.with_plan(smaller)
-        try:
-            checkpoint.save(files, 0, state, {**_header(vmc), "wall": 0.0}, vmc.config.keep)
-        except OSError as error:
-            raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        whole = gathered(state)
+        lead(lambda: _save_first(files, whole, vmc))
         return vmc, state, 0.0
-    restored = checkpoint.restore_latest(files, vmc.blank())
-    header = restored.header.user
-    changed = changes(header.get("config", {}), to_dict(vmc.config))
+    resumed = restore(files, vmc)
+    changed = changes(resumed.header.get("config", {}), to_dict(vmc.config))
     if changed:
-        raise InputError(f"checkpoint {restored.path}: belongs to another run ({'; '.join(changed)})")
-    for line in restored.skipped:
+        raise InputError(f"checkpoint {resumed.path}: belongs to another run ({'; '.join(changed)})")
+    for line in resumed.skipped:
         console.message(f"skipped {line}")
-    if restored.skipped:
-        checkpoint.discard_after(files, restored.header.step)
-    console.message(f"{folder}: going on from step {restored.header.step}")
-    plan = header.get("plan")
-    return (
-        vmc if plan is None else vmc.with_plan(memory.Plan(**plan)),
-        vmc.placed(restored.state),
-        float(header.get("wall", 0.0)),
-    )
+    if resumed.skipped and first():
+        checkpoint.discard_after(files, resumed.step)
+    console.message(f"{folder}: going on from step {resumed.step}")
+    plan = resumed.header.get("plan")
+    vmc = vmc if plan is None else vmc.with_plan(memory.Plan(**plan))
+    return vmc, resumed.state, float(resumed.header.get("wall", 0.0))
+
+
+def _save_first(files: Path, state: TrainState, vmc: Vmc) -> None:
+    try:
+        checkpoint.save(files, 0, state, {**_header(vmc), "wall": 0.0}, vmc.config.keep)
+    except OSError as error:
+        raise InputError(f"{files}: cannot be written ({error.strerror or error})") from None
 
 
 def _header(vmc: Vmc) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class Vmc:
 
     def broken(self, model: Wavefunction, walkers: Walkers) -> Chosen:
         """Walkers without a finite local energy."""
-        measured = self._measure(model, walkers, jnp.asarray(self.couplings), self.points)
+        measured = self._measure(model, walkers, place(jnp.asarray(self.couplings), walkers.shape[1]), self.points)
         found: Chosen = ~np.asarray(self._finite(measured.terms.total))
         return found
 
