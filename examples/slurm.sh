@@ -2,7 +2,7 @@
 # A run of any length in jobs of a day: each goes on where the last stopped, and asks for the next itself.
 #
 #     sbatch examples/slurm.sh moire-n54 runs/n54
-#     sbatch --nodes 4 --ntasks-per-node 1 examples/slurm.sh moire-n54 runs/n54 --processes slurm
+#     sbatch --nodes 4 --ntasks-per-node 1 examples/slurm.sh moire-n54 runs/n54 --distributed
 #
 #SBATCH --job-name qernel
 #SBATCH --time 24:00:00

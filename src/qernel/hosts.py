@@ -40,6 +40,8 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 
     Raises `InputError` if that does not tell, or not all processes come.
     """
+    # JAX would take SIGTERM for itself; ours saves and stops (`stopping.py`).
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator,
