@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qernel.errors import InputError, nearest
+from qernel.errors import InputError, nearest, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _main(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
-        print(f"qernel: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"qernel: {one_line(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -211,7 +211,7 @@ def _main(arguments: list[str]) -> int:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if options.command != "transition":  # no JAX in it
         _prepare_jax()
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {one_line(str(message))}", file=sys.stderr)
     from qernel import commands
 
     options.rest = rest

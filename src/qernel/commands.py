@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qernel.errors import InputError, nearest, require
+from qernel.errors import InputError, nearest, one_line, require
 
 
 def train(o: argparse.Namespace) -> int:
@@ -34,7 +34,7 @@ def _training(go: Callable[..., Any], folder: Path, walltime: str | None) -> int
     try:
         go(folder, walltime=parse_walltime(walltime) if walltime else None)
     except RunFailed as error:
-        print(f"qernel: {error}", file=sys.stderr)
+        print(f"qernel: {one_line(str(error))}", file=sys.stderr)
         return 1
     print(folder)
     return 0
@@ -48,7 +48,8 @@ def finetune(o: argparse.Namespace) -> int:
     from qernel.finetune import finetune, finetuned
 
     lam = [o.lam[0], o.lam[0], 1] if len(o.lam) == 1 else o.lam
-    require(len(lam) == 3 and lam[2] == int(lam[2]) >= 1, "--lam", o.lam, "one λ, or LOW HIGH and a number of POINTS")
+    whole = len(lam) == 3 and 1 <= lam[2] < 2**31 and lam[2] == int(lam[2])
+    require(whole, "--lam", o.lam, "one λ, or LOW HIGH and a number of POINTS")
     parent = load(o.parent)
     config = finetuned(parent, Grid(lam=(lam[0], lam[1], int(lam[2]))), o.steps)
     config = from_dict(override(to_dict(config), o.rest))
@@ -91,10 +92,12 @@ def _settings(o: argparse.Namespace) -> Any:
 def evaluate(o: argparse.Namespace) -> int:
     """Energy and observables at one coupling."""
     from qernel.evaluate import load
+    from qernel.scan_axes import check_size
     from qernel.tables import result_table
 
     settings = _settings(o)
     model = load(o.run)
+    check_size(model.config, {"point": 1}, settings)
     names = ("lam", "phi_deg", "epsilon", "period_nm", "twist_1", "twist_2")
     state = model.at(**{n: getattr(o, n) for n in names if getattr(o, n) is not None})
     result = model.scan(state.couplings[None], settings)[0]

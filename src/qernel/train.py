@@ -19,7 +19,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from qernel import checkpoint, memory
+from qernel import checkpoint, memory, sizes
 from qernel.config import Config, differences, read_config, to_dict
 from qernel.errors import InputError
 from qernel.log import Console, TrainLog, provenance
@@ -82,6 +82,7 @@ def run(
         RunFailed: if energies or weights are no longer finite; the offending state is in `crash_*.safetensors`.
     """
     started = time.monotonic()
+    sizes.check_training(config)
     vmc = Vmc(config)
     _ = vmc.start  # bad input found here must not leave a folder behind
     before = earlier_config(config, folder)
