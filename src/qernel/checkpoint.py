@@ -24,7 +24,7 @@ import safetensors.numpy
 from jaxtyping import PyTree
 from safetensors import SafetensorError
 
-from qernel.errors import InputError, require
+from qernel.errors import InputError, require, shown
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 16 * 2**20
@@ -37,6 +37,8 @@ _PLAIN = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 1
     "float64",
 }
 _COMPLEX = {"complex64": np.float32, "complex128": np.float64}
+KEY_WORDS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4}
+"""words of a typed PRNG key, by its implementation"""
 _FILE_NAME = re.compile(r"step_(\d{8,})\.safetensors")
 
 
@@ -321,7 +323,7 @@ def _to_stored(array: np.ndarray) -> np.ndarray:
 def _from_stored(stored: np.ndarray, leaf: Leaf) -> np.ndarray:
     """The inverse of `_to_stored`, as a writable array of its own. Raises ValueError if shape or dtype do not fit."""
     if leaf.key is not None:
-        if stored.dtype != np.uint32 or stored.shape[: len(leaf.shape)] != leaf.shape:
+        if stored.dtype != np.uint32 or stored.shape != (*leaf.shape, KEY_WORDS[leaf.key]):
             raise ValueError("not the words of a PRNG key")
         return stored.copy()
     array = stored.copy()
@@ -437,17 +439,26 @@ def _parse_header(path: Path, raw: bytes) -> Header:
         version = fields["format_version"]
         if version != FORMAT_VERSION:
             raise DamagedCheckpoint(
-                f"checkpoint {path}: format version {version}, this QERNEL reads version {FORMAT_VERSION}"
+                f"checkpoint {path}: format version {shown(version)}, this QERNEL reads version {FORMAT_VERSION}"
             )
-        leaves = {
-            str(name): Leaf(str(x["dtype"]), tuple(int(n) for n in x["shape"]), x["key"])
-            for name, x in fields.pop("leaves").items()
-        }
+        leaves = {name: _parse_leaf(x) for name, x in fields.pop("leaves").items()}
+        step, user, digest = fields["step"], fields["user"], fields["sha256"]
+        if not (type(step) is int and 0 <= step < 2**63 and isinstance(user, dict) and isinstance(digest, str)):
+            raise TypeError
         return Header(leaves=leaves, **fields)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, DamagedCheckpoint):
             raise
         raise DamagedCheckpoint(f"checkpoint {path}: header lacks fields or has unknown ones") from None
+
+
+def _parse_leaf(x: dict[str, Any]) -> Leaf:
+    """One leaf of the header's table. Raises TypeError if it does not describe an array."""
+    dtype, shape, key = x["dtype"], tuple(x["shape"]), x["key"]
+    sizes = all(type(n) is int and 0 <= n < 2**63 for n in shape)
+    if not (isinstance(dtype, str) and sizes and (key is None or key in KEY_WORDS)):
+        raise TypeError
+    return Leaf(dtype, shape, key)
 
 
 def _load(path: Path) -> tuple[Header, dict[str, np.ndarray]]:
