@@ -45,7 +45,9 @@ class Cell:
         require(most <= MOST_CELLS, "cell.supercell", self.supercell, f"of entries up to {MOST_CELLS} in size")
         det = int(m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0])
         require(det != 0, "cell.supercell", self.supercell, "a non-singular matrix")
-        require(abs(det) <= MOST_CELLS, "cell.supercell", self.supercell, f"a matrix of at most {MOST_CELLS} moiré cells")
+        require(
+            abs(det) <= MOST_CELLS, "cell.supercell", self.supercell, f"a matrix of at most {MOST_CELLS} moiré cells"
+        )
 
     @cached_property
     def moire_vectors(self) -> FloatArray:

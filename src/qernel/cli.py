@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import warnings
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qernel.errors import InputError, nearest, one_line
+
+BAD_PATHS = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EEXIST, errno.ELOOP, errno.EROFS}
+"""errors of the file system that are of the path given, not of the disk"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -187,6 +191,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 1
+    except OSError as error:
+        if error.errno not in BAD_PATHS:
+            raise
+        print(f"qernel: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
+        return 2
 
 
 def _main(arguments: list[str]) -> int:

@@ -27,10 +27,28 @@ def train(o: argparse.Namespace) -> int:
     return _training(partial(run, config), folder, o.walltime)
 
 
+def _writable(option: str, file: Path) -> None:
+    """Raise `InputError` before a long computation whose result could not be written."""
+    require(file.parent.is_dir(), option, file, "in a folder that exists")
+    require(not file.is_dir(), option, file, "a file, not a folder")
+
+
+def _own_files(folder: Path) -> None:
+    """Raise `InputError` if files of a run folder are links out of it: what is written there would land elsewhere.
+
+    The folder itself may be a link.
+    """
+    inside = folder.resolve()
+    for file in [*folder.glob("*"), *folder.glob("checkpoints/*"), *folder.glob("figures/*")]:
+        if file.is_symlink() and not file.resolve().is_relative_to(inside):
+            raise InputError(f"{file}: a link to {file.resolve()}, out of the run folder; nothing is written there")
+
+
 def _training(go: Callable[..., Any], folder: Path, walltime: str | None) -> int:
     """Train in a folder; prints it."""
     from qernel.train import RunFailed, parse_walltime
 
+    _own_files(folder)
     try:
         go(folder, walltime=parse_walltime(walltime) if walltime else None)
     except RunFailed as error:
@@ -53,7 +71,8 @@ def finetune(o: argparse.Namespace) -> int:
     parent = load(o.parent)
     config = finetuned(parent, Grid(lam=(lam[0], lam[1], int(lam[2]))), o.steps)
     config = from_dict(override(to_dict(config), o.rest))
-    folder = o.run or o.parent.with_name(f"{o.parent.name}-finetuned")
+    parent_folder = o.parent.resolve() if o.parent.name in ("", "..") else o.parent
+    folder = o.run or parent_folder.with_name(f"{parent_folder.name}-finetuned")
     return _training(partial(finetune, parent, config), folder, o.walltime)
 
 
@@ -118,6 +137,9 @@ def scan(o: argparse.Namespace) -> int:
     from qernel.twist_average import averages, with_averages
 
     settings = _settings(o)
+    out = o.out or (o.run if o.run.is_dir() else o.run.parent) / "results.nc"
+    _writable("--out", out)
+    _own_files(out.parent if o.out is None else o.run)
     model = load(o.run)
     axes = {n: tuple(getattr(o, n)) for n in COUPLING_NAMES if getattr(o, n) is not None}
     grid = scan_grid(model.config, axes, o.twists, settings)
@@ -125,7 +147,6 @@ def scan(o: argparse.Namespace) -> int:
     dataset = to_dataset(model, results)
     if grid.weights is not None:
         dataset = with_averages(dataset, grid.weights)
-    out = o.out or (o.run if o.run.is_dir() else o.run.parent) / "results.nc"
     save_dataset(dataset, out)
     scan_table(results)
     means = averages(dataset)
@@ -145,7 +166,7 @@ def transition(o: argparse.Namespace) -> int:
     suffixes = (".pdf", ".png", ".svg")
     if o.figure is not None:
         require(o.figure.suffix in suffixes, "--figure", o.figure, f"a file {', '.join(suffixes)}")
-        require(o.figure.parent.is_dir(), "--figure", o.figure, "in a folder that exists")
+        _writable("--figure", o.figure)
     analysis = analyse(read_scan(o.run), o.quantity, o.samples, o.seed)
     if o.figure is not None:
         o.figure.write_bytes(encoded(draw(analysis), o.figure.suffix[1:]))
@@ -162,6 +183,7 @@ def report(o: argparse.Namespace) -> int:
     from qernel.report import print_summary, write
     from qernel.report_data import gather
 
+    _own_files(o.run)
     data = gather(o.run, o.bands, not o.no_references, compare=o.compare)
     file = write(data)
     print_summary(data)
@@ -195,6 +217,7 @@ def export(o: argparse.Namespace) -> int:
     """Weights, configuration and model card in a folder to give away; prints the card's path."""
     from qernel.export import export
 
+    _own_files(o.run)
     print(export(o.run, o.folder, o.bands))
     return 0
 
@@ -207,7 +230,7 @@ def exact(o: argparse.Namespace) -> int:
     h = _hamiltonian(o)
     if o.correlations is not None:
         require(o.correlations.suffix == ".nc", "--correlations", o.correlations, "a file .nc")
-        require(o.correlations.parent.is_dir(), "--correlations", o.correlations, "in a folder that exists")
+        _writable("--correlations", o.correlations)
     states: Any = solve(h, o.bands, o.sector) if o.sector is not None else solve_all(h, o.bands)
     data: Any = to_json(states)
     if o.correlations is not None:
@@ -236,6 +259,9 @@ def hf(o: argparse.Namespace) -> int:
     for start in o.starts:
         if start not in known:
             raise InputError(f"--starts = {start}: unknown; {nearest(start, known)}")
+    if o.density is not None:
+        require(o.density.suffix == ".npy", "--density", o.density, "a file .npy")
+        _writable("--density", o.density)
     options = {} if o.cutoff is None else {"cutoff": o.cutoff}
     states = branches(h, starts=tuple(o.starts), **options)
     rho = min(states, key=lambda s: s.energy).density

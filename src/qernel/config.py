@@ -18,7 +18,6 @@ from qernel.hamiltonian import MoirePotential, Potential
 from qernel.spring import Spring
 from qernel.wavefunction import Network
 
-
 NAME = re.compile(r"\w[\w .,+=()-]{0,99}")
 """names of runs, of which folders are made: no path, nothing a terminal or a page would act upon"""
 
@@ -204,9 +203,10 @@ def _potential(data: Any, potential: Potential | None) -> Any:
 def read_config(path: Any, potential: Potential | None = None) -> Config:
     """A config from a JSON file. Raises `InputError` if it cannot be read or does not fit."""
     try:
-        size = path.stat().st_size
-        require(size <= MOST_BYTES, "config", path, f"a file of at most {MOST_BYTES} bytes, not {size}")
-        data = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        require(len(text) <= MOST_BYTES, "config", path, f"a file of at most {MOST_BYTES} bytes")
+        data = json.loads(text.decode())
     except OSError as error:
         raise InputError(f"config = {path}: cannot be read ({error.strerror})") from None
     except InputError:

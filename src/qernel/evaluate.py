@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qernel import checkpoint, sizes
+from qernel import checkpoint, origin, sizes
 from qernel.cell import FloatArray
 from qernel.config import Config, from_dict
 from qernel.errors import InputError, require
@@ -115,7 +115,7 @@ def load(run: str | Path, potential: Potential | None = None) -> Model:
         trained_walkers=state.walkers,
         trained_width=np.asarray(state.width),
         step=int(state.step),
-        provenance=_table(header.user.get("provenance")),
+        provenance=origin.provenance(header),
         checksum=header.sha256,
     )
 
@@ -136,10 +136,6 @@ def _config_of(path: Path, header: checkpoint.Header, potential: Potential | Non
             f"{sizes.parameters(config)} weights"
         )
     return config
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _restore(folder: Path, template: Any) -> Any:

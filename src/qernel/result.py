@@ -11,7 +11,6 @@ from qernel.errors import require
 from qernel.observables import DEFAULT, Quantity, check_names
 from qernel.stats import Estimate
 
-
 MOST = 10**12
 """of any number in `Settings`: beyond all that fits into memory, which is another matter (`sizes.py`)"""
 

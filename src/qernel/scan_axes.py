@@ -85,7 +85,9 @@ def _check_axis(family: Family, name: str, axis: Axis) -> None:
         known = ", ".join(option(n) for n in COUPLING_NAMES if n in family.names)
         raise InputError(f"{option(name)}: {name} does not vary in this family; axes of its scans: {known}")
     low, high, points = axis
-    require(1 <= points < math.inf and points == int(points), option(name), axis, "LOW HIGH and a whole number of POINTS")
+    require(
+        1 <= points < math.inf and points == int(points), option(name), axis, "LOW HIGH and a whole number of POINTS"
+    )
     require(points > 1 or low == high, option(name), axis, "of more than 1 point, or LOW = HIGH")
     for value in (low, high):
         family.vector(**{name: value})  # a finite number, and positive where it has to be

@@ -7,6 +7,7 @@ that cannot fit: it is refused in one line before anything is computed or writte
 from __future__ import annotations
 
 import math
+
 import jax
 
 from qernel.cell import Cell
@@ -56,7 +57,13 @@ def parameters(config: Config) -> int:
     head = (w + 1) * 2 * k * family.n_electrons
     pair = 1 + n.jastrow_shells + f * (n.jastrow_shells + 1)
     return (
-        embedding + (inputs + 1) * w + n.layers * (attention + film + shared + routed) + head + pair + w + 2 * k * (1 + f)
+        embedding
+        + (inputs + 1) * w
+        + n.layers * (attention + film + shared + routed)
+        + head
+        + pair
+        + w
+        + 2 * k * (1 + f)
     )
 
 
