@@ -15,7 +15,7 @@ from qernel import checkpoint, evaluate, sizes
 from qernel.config import from_dict, to_dict
 from qernel.errors import InputError, one_line
 
-FEW, MANY = 60, 1000
+FEW, MANY = 50, 1000
 """examples of each test, and of the slow one: five thousand together"""
 
 counted = Counter()
@@ -57,7 +57,7 @@ def check_configuration(data):
         plain(refusal)
 
 
-@examples(4 * FEW)
+@examples(3 * FEW)
 @given(configurations() | values)
 def test_configurations(data):
     check_configuration(data)
@@ -217,7 +217,7 @@ def refusal(read, file, traced):
     return None
 
 
-@examples(2 * FEW)
+@examples(FEW)
 @given(draw=st.data())
 def test_checkpoints(stopped, draw):
     check_checkpoint(stopped, draw, traced=False)

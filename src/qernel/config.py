@@ -201,7 +201,7 @@ def _potential(data: Any, potential: Potential | None) -> Any:
 
 
 def read_config(path: Any, potential: Potential | None = None) -> Config:
-    """A config from a JSON file. Raises `InputError` if it cannot be read or does not fit."""
+    """A config from a JSON file. Raises `InputError`, naming the file, if it cannot be read or does not fit."""
     try:
         with path.open("rb") as file:
             text = file.read(MOST_BYTES + 1)
@@ -213,7 +213,10 @@ def read_config(path: Any, potential: Potential | None = None) -> Config:
         raise
     except (ValueError, RecursionError) as error:
         raise InputError(f"config = {path}: not valid JSON ({error})") from None
-    return from_dict(data, potential)
+    try:
+        return from_dict(data, potential)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 MOST_BYTES = 2**20

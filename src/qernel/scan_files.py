@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +41,20 @@ def read_dataset(file: Path, advice: str = "") -> xarray.Dataset:
         raise
     except Exception as error:  # what HDF5 and its readers say of any bytes
         why = " ".join(str(error).split()) or type(error).__name__
+        _forget(error)
         raise InputError(f"{file}: cannot be read ({why}){advice}") from None
+
+
+def _forget(error: BaseException) -> None:
+    """Let go of a reader that failed halfway: h5netcdf's would otherwise complain of itself on stderr, when it ends."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        found: BaseException | None = error
+        while found is not None:
+            found.__traceback__, found = None, found.__context__
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def check_curves(dataset: xarray.Dataset, file: Path, names: Iterable[str], advice: str = "") -> None:

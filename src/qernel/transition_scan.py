@@ -62,7 +62,11 @@ def read_scan(run: Path) -> xarray.Dataset:
     """
     file = run / "results.nc" if run.is_dir() else run
     require(file.is_file(), "run", run, "a run folder with results.nc (`qernel scan` writes it), or that file")
-    dataset = _means(read_dataset(file))
+    dataset = read_dataset(file)
+    try:
+        dataset = _means(dataset)
+    except ValueError as error:  # of xarray, for a dimension of means without means
+        raise InputError(f"{file}: means over twists: {error}") from None
     require("lam" in dataset.coords and dataset["lam"].dims == ("coupling",), "run", run, "a scan over λ")
     check_curves(dataset, file, ["lam", *(n for n in QUANTITIES if n in dataset and f"{n}_error" in dataset)])
     check_numbers(dataset, file)
