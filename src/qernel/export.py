@@ -55,7 +55,7 @@ def export(run: Path, folder: Path, bands: int | None = None, potential: Potenti
     Raises `InputError` if there is no run, its scan is of another one, or the folder exists and is not empty.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InputError(f"{folder}: exists and is not an empty folder; choose another")
+        raise InputError(f"{folder}: exists and is not empty, or no folder; choose another")
     for name in COPIED:
         require(not run.is_dir() or (run / name).is_file(), "run", run, f"a run folder with a {name}")
     model = load(run, potential)

@@ -77,7 +77,7 @@ class Family:
         require(self.n_electrons <= 1000, "family.n_up + n_down", self.n_electrons, "at most 1000 electrons")
         if self.gate is not None:
             allowed = f"a positive distance, from {NEAREST_GATE:g} to {LARGEST:g}"
-            require(NEAREST_GATE <= self.gate <= LARGEST, "family.gate", self.gate, allowed)
+            require(bool(NEAREST_GATE <= self.gate <= LARGEST), "family.gate", self.gate, allowed)
         allowed = f"two finite numbers, at most {LARGEST:g} in size"
         require(all(abs(t) <= LARGEST for t in self.twist), "family.twist", self.twist, allowed)
         for name in self.names:
@@ -194,7 +194,7 @@ def check_value(field: str, name: str, value: float) -> None:
     """Raise `InputError` unless a coupling of that name can have the value."""
     low, high = BOUNDS.get(name, (-LARGEST, LARGEST))
     allowed = f"a positive number, from {low:g} to {high:g}" if low > 0 else f"a finite number, {low:g} to {high:g}"
-    require(low <= value <= high, field, value, allowed)
+    require(bool(low <= value <= high), field, value, allowed)
 
 
 def check_range(field: str, name: str, chosen: Range) -> None:

@@ -158,7 +158,7 @@ def energy_parts(config: Config, couplings: int, walkers: int, fewer: str) -> St
     family, electrons = config.family, config.family.n_electrons
     phases = electrons * max(electrons - 1, ewald_waves(family.cell, family.gate) // 2)
     pairs = couplings * walkers * phases * itemsize(config.network) / _shared_out(walkers)
-    one = energy_bytes(config.network, electrons) / 2
+    one = energy_bytes(config.network, electrons) / 5  # one of its arrays
     return [
         Part(pairs, f"pairs of electrons of {couplings}·{walkers} walkers", fewer),
         Part(one, "derivatives of the features of one walker", "network.width or electrons"),
