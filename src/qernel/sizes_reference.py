@@ -30,7 +30,8 @@ def check_exact(h: Hamiltonian, bands: int, cutoff: float = CUTOFF) -> None:
     mean = states // h.cell.n_cells
     # Sectors are of nearly one size; where they are not, all are small.
     allowed = f"at most {MAX_DIMENSION} states; use fewer bands"
-    require(mean <= 2 * MAX_DIMENSION, "dimension", f"about {mean:.3g}" if mean < 1e300 else "beyond 1e300", allowed)
+    said = mean if mean < 10**15 else f"about {mean:.3g}" if mean < 1e300 else "beyond 1e300"
+    require(mean <= 2 * MAX_DIMENSION, "dimension", said, allowed)
     require_fit([exact(h, bands, cutoff, states)])
 
 

@@ -42,7 +42,8 @@ class Material:
     def __post_init__(self) -> None:
         for name, (low, high) in (("mass", MASSES), ("period_nm", PERIODS)):
             value = getattr(self, name)
-            require(bool(low <= value <= high), f"material.{name}", value, f"a positive number, from {low:g} to {high:g}")
+            allowed = f"a positive number, from {low:g} to {high:g}"
+            require(bool(low <= value <= high), f"material.{name}", value, allowed)
         allowed = f"a positive number, at least {DIELECTRIC[0]:g} (inf: no interaction)"
         require(bool(self.epsilon >= DIELECTRIC[0]), "material.epsilon", self.epsilon, allowed)
         for name, most in (("v0_mev", 1e3 * LARGEST), ("phi_deg", LARGEST)):
