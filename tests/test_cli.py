@@ -49,7 +49,7 @@ def refused(capsys, folder, *arguments):
         (["--family.n_up", "0"], "family.n_up + n_down = 0: must be at least 1 electron"),
         (["--family.n_up", "-3"], "family.n_up = -3"),
         (["--family.n_up", "2.5"], "family.n_up = 2.5"),
-        (["--family.n_up", "900"], "family.n_up = 900: must be at most"),
+        (["--family.n_up", "400"], "family.n_up = 400: must be at most"),
         (["--family.n_up", "9", "--network.plane_wave_cutoff", "0.1"], "network.determinants = 4: must be at most 1"),
         (["--family.lam", "nan", "1", "2"], "family.lam"),
         (["--family.lam", "1", "0", "2"], "family.lam"),

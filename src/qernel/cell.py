@@ -16,6 +16,10 @@ FloatArray = NDArray[np.floating]
 IntArray = NDArray[np.integer]
 
 
+MOST_CELLS = 10_000
+"""moiré cells of a supercell"""
+
+
 @dataclass(frozen=True)
 class Cell:
     """A supercell T_i = Σ_j M_ij a_j of the moiré lattice, with period |a_j| = 1.
@@ -32,14 +36,18 @@ class Cell:
         require(self.lattice in ("triangular", "square"), "cell.lattice", self.lattice, "triangular or square")
         m = np.array(self.supercell)
         require(
-            m.shape == (2, 2) and np.issubdtype(m.dtype, np.integer),
+            m.shape == (2, 2) and np.issubdtype(m.dtype, np.integer),  # integers beyond 64 bits are objects
             "cell.supercell",
             self.supercell,
             "a 2x2 matrix of integers",
         )
+        most = max(abs(int(x)) for row in self.supercell for x in row)
+        require(most <= MOST_CELLS, "cell.supercell", self.supercell, f"of entries up to {MOST_CELLS} in size")
         det = int(m[0, 0] * m[1, 1] - m[0, 1] * m[1, 0])
         require(det != 0, "cell.supercell", self.supercell, "a non-singular matrix")
-        require(abs(det) <= 10_000, "cell.supercell", self.supercell, "a matrix of at most 10000 moiré cells")
+        require(
+            abs(det) <= MOST_CELLS, "cell.supercell", self.supercell, f"a matrix of at most {MOST_CELLS} moiré cells"
+        )
 
     @cached_property
     def moire_vectors(self) -> FloatArray:
@@ -101,7 +109,8 @@ class Cell:
         d = self.momentum_denominator
         # B = (M^-1)^T b, so a supercell reciprocal vector n B has moiré coordinates n M^-T.
         inverse_t = np.rint(np.linalg.inv(np.array(self.supercell)).T * d).astype(int)
-        n = np.stack(np.meshgrid(np.arange(d), np.arange(d), indexing="ij"), -1).reshape(-1, 2)
+        # n and n' differ by a moiré reciprocal vector if n − n' is an integer combination of the columns of M.
+        n = coset_representatives(np.array(self.supercell).T)
         return np.unique((n @ inverse_t) % d, axis=0)
 
     @cached_property
@@ -147,14 +156,17 @@ def reduce_basis(vectors: FloatArray) -> FloatArray:
 
 
 def coset_representatives(m: IntArray) -> IntArray:
-    """Integer points n, [|det M|, 2], one for each class of Z² modulo the rows of M, (0, 0) first."""
-    det = round(abs(np.linalg.det(m)))
-    reach = int(np.abs(m).sum())
-    n = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
-    s = n @ np.linalg.inv(m)
-    inside = np.all((s > -1e-9) & (s < 1 - 1e-9), axis=1)
-    points = n[inside]
-    assert len(points) == det
+    """Integer points n, [|det M|, 2], one for each class of Z² modulo the rows of M, (0, 0) first.
+
+    They lie in the parallelogram of the rows, n = s M with 0 ≤ s < 1. In integers: exact for any shape of it.
+    """
+    (a, b), (c, d) = ([int(x) for x in row] for row in m)
+    det = a * d - b * c
+    # Every class has one point of a rectangle: the rows generate (g, ·) and (0, |det|/g).
+    g = math.gcd(a, c)
+    points = np.stack(np.meshgrid(np.arange(g), np.arange(abs(det) // g), indexing="ij"), -1).reshape(-1, 2)
+    s = points @ np.array([[d, -b], [-c, a]])  # times det
+    points = points - (s // det) @ np.array([[a, b], [c, d]])
     return points[np.lexsort((points[:, 1], points[:, 0], (points**2).sum(1)))]
 
 

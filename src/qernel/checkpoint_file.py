@@ -20,9 +20,9 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from qernel.errors import InputError
+from qernel.errors import InputError, shown
 from qernel.files import write_atomically
-from qernel.leaves import Leaf, from_stored, to_stored
+from qernel.leaves import KEY_WORDS, Leaf, from_stored, to_stored
 
 FORMAT_VERSION = 1
 MAX_HEADER_BYTES = 16 * 2**20
@@ -136,17 +136,26 @@ def _parse_header(path: Path, raw: bytes) -> Header:
         version = fields["format_version"]
         if version != FORMAT_VERSION:
             raise DamagedCheckpoint(
-                f"checkpoint {path}: format version {version}, this QERNEL reads version {FORMAT_VERSION}"
+                f"checkpoint {path}: format version {shown(version)}, this QERNEL reads version {FORMAT_VERSION}"
             )
-        leaves = {
-            str(name): Leaf(str(x["dtype"]), tuple(int(n) for n in x["shape"]), x["key"])
-            for name, x in fields.pop("leaves").items()
-        }
+        leaves = {name: _parse_leaf(x) for name, x in fields.pop("leaves").items()}
+        step, user, digest = fields["step"], fields["user"], fields["sha256"]
+        if not (type(step) is int and 0 <= step < 2**63 and isinstance(user, dict) and isinstance(digest, str)):
+            raise TypeError
         return Header(leaves=leaves, **fields)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, DamagedCheckpoint):
             raise
         raise DamagedCheckpoint(f"checkpoint {path}: header lacks fields or has unknown ones") from None
+
+
+def _parse_leaf(x: dict[str, Any]) -> Leaf:
+    """One leaf of the header's table. Raises TypeError if it does not describe an array."""
+    dtype, shape, key = x["dtype"], tuple(x["shape"]), x["key"]
+    sizes = all(type(n) is int and 0 <= n < 2**63 for n in shape)
+    if not (isinstance(dtype, str) and sizes and (key is None or key in KEY_WORDS)):
+        raise TypeError
+    return Leaf(dtype, shape, key)
 
 
 def load(path: Path) -> tuple[Header, dict[str, np.ndarray]]:

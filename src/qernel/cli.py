@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qernel.errors import InputError, nearest
+from qernel.errors import InputError, nearest, one_line
+
+BAD_PATHS = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EEXIST, errno.ELOOP, errno.EROFS}
+"""errors of the file system that are of the path given, not of the disk"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -199,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _main(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
-        print(f"qernel: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"qernel: {one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("qernel: interrupted", file=sys.stderr)
@@ -207,6 +211,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         return 1
+    except OSError as error:
+        if error.errno not in BAD_PATHS:
+            raise
+        print(f"qernel: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
+        return 2
 
 
 def _main(arguments: list[str]) -> int:
@@ -233,7 +242,7 @@ def _main(arguments: list[str]) -> int:
         _prepare_jax()
     if options.command in ("train", "finetune"):
         _meet(options)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {one_line(str(message))}", file=sys.stderr)
     from qernel import commands
 
     options.rest = rest

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qernel.errors import InputError, nearest, require
+from qernel.errors import InputError, nearest, one_line, require
 
 
 def train(o: argparse.Namespace) -> int:
@@ -27,16 +27,34 @@ def train(o: argparse.Namespace) -> int:
     return _training(partial(run, config), folder, o.walltime)
 
 
+def _writable(option: str, file: Path) -> None:
+    """Raise `InputError` before a long computation whose result could not be written."""
+    require(file.parent.is_dir(), option, file, "in a folder that exists")
+    require(not file.is_dir(), option, file, "a file, not a folder")
+
+
+def _own_files(folder: Path) -> None:
+    """Raise `InputError` if files of a run folder are links out of it: what is written there would land elsewhere.
+
+    The folder itself may be a link.
+    """
+    inside = folder.resolve()
+    for file in [*folder.glob("*"), *folder.glob("checkpoints/*"), *folder.glob("figures/*")]:
+        if file.is_symlink() and not file.resolve().is_relative_to(inside):
+            raise InputError(f"{file}: a link to {file.resolve()}, out of the run folder; nothing is written there")
+
+
 def _training(go: Callable[..., Any], folder: Path, walltime: str | None) -> int:
     """Train in a folder; prints it."""
     from qernel.hosts import Failed, first, together
     from qernel.stopping import parse_walltime
 
+    _own_files(folder)
     try:
         with together():
             go(folder, walltime=parse_walltime(walltime) if walltime else None)
     except Failed as error:
-        print(f"qernel: {error}", file=sys.stderr)
+        print(f"qernel: {one_line(str(error))}", file=sys.stderr)
         return 1
     if first():
         print(folder)
@@ -62,11 +80,13 @@ def finetune(o: argparse.Namespace) -> int:
     from qernel.finetune import finetune, finetuned
 
     lam = [o.lam[0], o.lam[0], 1] if len(o.lam) == 1 else o.lam
-    require(len(lam) == 3 and lam[2] == int(lam[2]) >= 1, "--lam", o.lam, "one λ, or LOW HIGH and a number of POINTS")
+    whole = len(lam) == 3 and 1 <= lam[2] < 2**31 and lam[2] == int(lam[2])
+    require(whole, "--lam", o.lam, "one λ, or LOW HIGH and a number of POINTS")
     parent = load(o.parent)
     config = finetuned(parent, Grid(lam=(lam[0], lam[1], int(lam[2]))), o.steps)
     config = from_dict(override(to_dict(config), o.rest))
-    folder = o.run or o.parent.with_name(f"{o.parent.name}-finetuned")
+    parent_folder = o.parent.resolve() if o.parent.name in ("", "..") else o.parent
+    folder = o.run or parent_folder.with_name(f"{parent_folder.name}-finetuned")
     return _training(partial(finetune, parent, config), folder, o.walltime)
 
 
@@ -105,10 +125,12 @@ def _settings(o: argparse.Namespace) -> Any:
 def evaluate(o: argparse.Namespace) -> int:
     """Energy and observables at one coupling."""
     from qernel.evaluate import load
+    from qernel.scan_axes import check_size
     from qernel.tables import result_table
 
     settings = _settings(o)
     model = load(o.run)
+    check_size(model.config, {"point": 1}, settings)
     names = ("lam", "phi_deg", "epsilon", "period_nm", "twist_1", "twist_2")
     state = model.at(**{n: getattr(o, n) for n in names if getattr(o, n) is not None})
     result = model.scan(state.couplings[None], settings)[0]
@@ -129,6 +151,9 @@ def scan(o: argparse.Namespace) -> int:
     from qernel.twist_average import averages, with_averages
 
     settings = _settings(o)
+    out = o.out or (o.run if o.run.is_dir() else o.run.parent) / "results.nc"
+    _writable("--out", out)
+    _own_files(out.parent if o.out is None else o.run)
     model = load(o.run)
     axes = {n: tuple(getattr(o, n)) for n in COUPLING_NAMES if getattr(o, n) is not None}
     grid = scan_grid(model.config, axes, o.twists, settings)
@@ -136,7 +161,6 @@ def scan(o: argparse.Namespace) -> int:
     dataset = to_dataset(model, results)
     if grid.weights is not None:
         dataset = with_averages(dataset, grid.weights)
-    out = o.out or (o.run if o.run.is_dir() else o.run.parent) / "results.nc"
     save_dataset(dataset, out)
     scan_table(results)
     means = averages(dataset)
@@ -156,7 +180,7 @@ def transition(o: argparse.Namespace) -> int:
     suffixes = (".pdf", ".png", ".svg")
     if o.figure is not None:
         require(o.figure.suffix in suffixes, "--figure", o.figure, f"a file {', '.join(suffixes)}")
-        require(o.figure.parent.is_dir(), "--figure", o.figure, "in a folder that exists")
+        _writable("--figure", o.figure)
     analysis = analyse(read_scan(o.run), o.quantity, o.samples, o.seed)
     if o.figure is not None:
         o.figure.write_bytes(encoded(draw(analysis), o.figure.suffix[1:]))
@@ -173,6 +197,7 @@ def report(o: argparse.Namespace) -> int:
     from qernel.report import print_summary, write
     from qernel.report_data import gather
 
+    _own_files(o.run)
     data = gather(o.run, o.bands, not o.no_references, compare=o.compare)
     file = write(data)
     print_summary(data)
@@ -206,6 +231,7 @@ def export(o: argparse.Namespace) -> int:
     """Weights, configuration and model card in a folder to give away; prints the card's path."""
     from qernel.export import export
 
+    _own_files(o.run)
     print(export(o.run, o.folder, o.bands))
     return 0
 
@@ -218,7 +244,7 @@ def exact(o: argparse.Namespace) -> int:
     h = _hamiltonian(o)
     if o.correlations is not None:
         require(o.correlations.suffix == ".nc", "--correlations", o.correlations, "a file .nc")
-        require(o.correlations.parent.is_dir(), "--correlations", o.correlations, "in a folder that exists")
+        _writable("--correlations", o.correlations)
     states: Any = solve(h, o.bands, o.sector) if o.sector is not None else solve_all(h, o.bands)
     data: Any = to_json(states)
     if o.correlations is not None:
@@ -247,6 +273,9 @@ def hf(o: argparse.Namespace) -> int:
     for start in o.starts:
         if start not in known:
             raise InputError(f"--starts = {start}: unknown; {nearest(start, known)}")
+    if o.density is not None:
+        require(o.density.suffix == ".npy", "--density", o.density, "a file .npy")
+        _writable("--density", o.density)
     options = {} if o.cutoff is None else {"cutoff": o.cutoff}
     states = branches(h, starts=tuple(o.starts), **options)
     rho = min(states, key=lambda s: s.energy).density

@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from qernel.cell import FloatArray
-from qernel.errors import InputError, nearest, require
+from qernel.errors import InputError, nearest, require, shown
 from qernel.family import Family, Grid
 from qernel.hamiltonian import MoirePotential, Potential
 from qernel.spring import Spring
 from qernel.wavefunction import Network
+
+NAME = re.compile(r"\w[\w .,+=()-]{0,99}")
+"""names of runs, of which folders are made: no path, nothing a terminal or a page would act upon"""
+
+MOST_STEPS, MOST_MOVES, MOST_WALKERS = 10**9, 10**6, 10**12
+"""beyond any run; what fits into memory is another matter (`sizes.py`)"""
 
 
 @dataclass(frozen=True)
@@ -46,10 +53,15 @@ class Sampling:
     """walkers, of all couplings together, treated at once in local energy and scores (none: chosen for the machine)"""
 
     def __post_init__(self) -> None:
-        for name, low in (("walkers", 2), ("burn_in", 0)):
-            require(getattr(self, name) >= low, f"sampling.{name}", getattr(self, name), f"at least {low}")
-        require(self.sweeps == "auto" or self.sweeps >= 1, "sampling.sweeps", self.sweeps, "at least 1, or auto")
-        require(self.chunk is None or self.chunk >= 1, "sampling.chunk", self.chunk, "at least 1, or none")
+        for name, low, high in (("walkers", 2, MOST_WALKERS), ("burn_in", 0, MOST_STEPS)):
+            value = getattr(self, name)
+            require(value >= low, f"sampling.{name}", value, f"at least {low}")
+            require(value <= high, f"sampling.{name}", value, f"at most {high}")
+        if self.sweeps != "auto":
+            require(self.sweeps >= 1, "sampling.sweeps", self.sweeps, "at least 1, or auto")
+            require(self.sweeps <= MOST_MOVES, "sampling.sweeps", self.sweeps, f"at most {MOST_MOVES}")
+        if self.chunk is not None:
+            require(1 <= self.chunk <= MOST_WALKERS, "sampling.chunk", self.chunk, "at least 1, or none")
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,11 @@ class Config:
     """run whose weights this one began with: its name, step and checksum (none: fresh weights)"""
 
     def __post_init__(self) -> None:
+        require(bool(NAME.fullmatch(self.name)), "name", self.name, "1 to 100 letters, digits or any of _ .,+=()-")
+        plain = self.parent.isprintable() and len(self.parent) <= 300
+        require(plain, "parent", self.parent, "at most 300 printable characters")
         require(self.steps >= 0, "steps", self.steps, "at least 0")
+        require(self.steps <= MOST_STEPS, "steps", self.steps, f"at most {MOST_STEPS}")
         require(self.clip > 0, "clip", self.clip, "positive")
         require(0 <= self.seed < 2**31, "seed", self.seed, "an integer from 0 to 2147483647")
         require(self.checkpoint_minutes > 0, "checkpoint_minutes", self.checkpoint_minutes, "positive")
@@ -93,6 +109,7 @@ class Config:
         require(every is None or every >= 1, "checkpoint_steps", every, "at least 1, or none")
         require(self.memory is None or 0 < self.memory < math.inf, "memory", self.memory, "a positive number of GiB")
         require(self.keep >= 1, "keep", self.keep, "at least 1")
+        require(self.keep <= MOST_STEPS, "keep", self.keep, f"at most {MOST_STEPS}")
         _ = self.couplings  # refused here rather than later
 
     @property
@@ -137,7 +154,7 @@ def _build(kind: Any, data: Any, path: str, potential: Potential | None) -> Any:
         if len(options) > 1:
             require(isinstance(data, dict), path, data, "a table with a type")
             by_name = {o.__name__: o for o in options}
-            name = str(data.get("type", options[0].__name__))
+            name = shown(data.get("type", options[0].__name__))
             if name not in by_name:
                 raise InputError(f"{path}.type = {name}: {nearest(name, list(by_name))}")
             return _build(by_name[name], {k: v for k, v in data.items() if k != "type"}, path, potential)
@@ -154,7 +171,7 @@ def _dataclass(kind: Any, data: Any, path: str, potential: Potential | None) -> 
     dot = f"{path}." if path else ""
     for name in data:
         if name not in known:
-            raise InputError(f"{dot}{name}: unknown field; {nearest(str(name), known)}")
+            raise InputError(f"{dot}{shown(name)}: unknown field; {nearest(str(name), known)}")
     return kind(**{name: _build(hints[name], value, dot + name, potential) for name, value in data.items()})
 
 
@@ -170,11 +187,15 @@ def _plain(kind: Any, data: Any, path: str) -> Any:
         return tuple(_plain(k, v, path) for k, v in zip(arguments, data, strict=True))
     if kind is float and data in ("inf", "-inf", "nan"):
         return float(data)
-    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
+    whole = isinstance(data, int) and not isinstance(data, bool)
+    if whole and kind in (int, float):
+        require(abs(data) < 2**63, path, data, "a number of less than 64 bits")
+    if kind is float and (whole or isinstance(data, float)):
         return float(data)
-    if isinstance(data, kind) and not (kind is int and isinstance(data, bool)):
+    if isinstance(data, kind) and (whole or kind is not int):
         return data
-    raise InputError(f"{path} = {data!r}: must be of type {kind.__name__}")
+    text = f"'{shown(data)}'" if isinstance(data, str) else shown(data)
+    raise InputError(f"{path} = {text}: must be of type {kind.__name__}")
 
 
 def _potential(data: Any, potential: Potential | None) -> Any:
@@ -182,19 +203,31 @@ def _potential(data: Any, potential: Potential | None) -> Any:
         return potential
     name = data.get("type") if isinstance(data, dict) else data
     if name != "MoirePotential":
-        raise InputError(f"family.potential = {name}: not built in; open this run in Python and pass potential=…")
+        raise InputError(f"family.potential = {shown(name)}: not built in; open this run in Python, pass potential=…")
     return MoirePotential()
 
 
 def read_config(path: Any, potential: Potential | None = None) -> Config:
-    """A config from a JSON file. Raises `InputError` if it cannot be read or does not fit."""
+    """A config from a JSON file. Raises `InputError`, naming the file, if it cannot be read or does not fit."""
     try:
-        data = json.loads(path.read_text())
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        require(len(text) <= MOST_BYTES, "config", path, f"a file of at most {MOST_BYTES} bytes")
+        data = json.loads(text.decode())
     except OSError as error:
         raise InputError(f"config = {path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise InputError(f"config = {path}: not valid JSON ({error})") from None
-    return from_dict(data, potential)
+    try:
+        return from_dict(data, potential)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+MOST_BYTES = 2**20
+"""of a configuration file, which has some three thousand"""
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
@@ -234,14 +267,14 @@ def _set(config: dict[str, Any], name: str, value: Any) -> None:
             known = [".".join([*path[:depth], k]) for k in table] if isinstance(table, dict) else []
             options = ["--" + k for k in known] + ["--config", "--run", "--steps", "--walltime"]
             raise InputError(
-                f"--{name}: not an option or a field of the configuration; {nearest('--' + name, options)}"
+                f"--{shown(name)}: not an option or a field of the configuration; {nearest('--' + name, options)}"
             )
         if depth < len(path) - 1:
             table = table[part]
     old = table[path[-1]]
     if isinstance(old, dict) and "type" in old:
         table[path[-1]] = {"type": value}  # another member of a union, with its defaults
-    elif isinstance(old, list) and isinstance(old[0], list) and isinstance(value, list):
+    elif isinstance(old, list) and old and isinstance(old[0], list) and isinstance(value, list):
         row = len(old[0])
         table[path[-1]] = [value[i : i + row] for i in range(0, len(value), row)]
     else:
@@ -253,5 +286,5 @@ def _word(text: str) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

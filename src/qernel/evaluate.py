@@ -8,6 +8,7 @@ The Hamiltonian is read from the run. Every error bar is `stats.estimate`'s.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from qernel import checkpoint
+from qernel import checkpoint, origin, sizes
 from qernel.cell import FloatArray
 from qernel.config import Config, from_dict
 from qernel.errors import InputError, require
@@ -103,7 +104,7 @@ def load(run: str | Path, potential: Potential | None = None) -> Model:
         if newest is None:
             raise InputError(f"run = {path}: has no checkpoint (looked for {folder}/step_*.safetensors)")
         header = _first_good_header(folder)
-    config = from_dict(header.user["config"], potential)
+    config = _config_of(path, header, potential)
     vmc = Vmc(config)
     template = vmc.blank()
     state = checkpoint.restore(path, template) if path.is_file() else _restore(path / "checkpoints", template)
@@ -114,9 +115,27 @@ def load(run: str | Path, potential: Potential | None = None) -> Model:
         trained_walkers=state.walkers,
         trained_width=np.asarray(state.width),
         step=int(state.step),
-        provenance=dict(header.user.get("provenance", {})),
+        provenance=origin.provenance(header),
         checksum=header.sha256,
     )
+
+
+def _config_of(path: Path, header: checkpoint.Header, potential: Potential | None) -> Config:
+    """The configuration in a header. Nothing of its size is made before that is known to be the size of the file."""
+    try:
+        config = from_dict(header.user.get("config"), potential)
+        sizes.check_loading(config)
+    except InputError as error:
+        raise InputError(f"checkpoint {path}: {error}") from None
+    shape = (len(config.couplings), config.sampling.walkers, config.family.n_electrons, 2)
+    weights = sum(math.prod(leaf.shape) for name, leaf in header.leaves.items() if name.startswith("model."))
+    found = header.leaves["walkers"].shape if "walkers" in header.leaves else None
+    if found != shape or weights != sizes.parameters(config):
+        raise InputError(
+            f"checkpoint {path}: walkers {found} and {weights} weights; its configuration has walkers {shape} and "
+            f"{sizes.parameters(config)} weights"
+        )
+    return config
 
 
 def _restore(folder: Path, template: Any) -> Any:

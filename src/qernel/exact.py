@@ -29,6 +29,7 @@ from qernel.determinants import Momenta, Pairs, Sector, check_size, dimensions
 from qernel.errors import require
 from qernel.ewald import ewald_tables
 from qernel.hamiltonian import Hamiltonian
+from qernel.sizes_reference import check_exact
 
 _DENSE = 300  # below this dimension the matrix is built and diagonalised at once
 
@@ -68,6 +69,7 @@ def solve(h: Hamiltonian, bands: int, sector: int, cutoff: float = CUTOFF) -> Ex
     """
     _check_electrons(h)
     # Sizes first: a refusal should not cost a band structure.
+    check_exact(h, bands, cutoff)
     check_size(Momenta(h.cell), bands, h.n_up, h.n_down, sector)
     basis = solve_bands(h, bands, cutoff)
     return _solve(h, basis, _PairInteraction(basis, float(h.u), h.gate), sector)
@@ -79,6 +81,7 @@ def solve_all(h: Hamiltonian, bands: int, cutoff: float = CUTOFF) -> list[ExactS
     Raises `InputError` as `solve` does.
     """
     _check_electrons(h)
+    check_exact(h, bands, cutoff)
     momenta = Momenta(h.cell)
     sizes = dimensions(momenta, bands, h.n_up, h.n_down)
     first = int(np.argmax(np.array(sizes, dtype=float)))

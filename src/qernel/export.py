@@ -6,10 +6,10 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from qernel import checkpoint
+from qernel import checkpoint, origin
 from qernel.checkpoint import Header
 from qernel.config import Config
-from qernel.errors import InputError
+from qernel.errors import InputError, require
 from qernel.evaluate import Model, load
 from qernel.files import write_atomically
 from qernel.hamiltonian import Potential
@@ -44,6 +44,9 @@ qernel finetune {folder} --lam {middle:g} --run runs/one-coupling
 """
 
 
+COPIED = ("config.json", "provenance.json")
+
+
 def export(run: Path, folder: Path, bands: int | None = None, potential: Potential | None = None) -> Path:
     """Copy what is needed to ask, scan, finetune or go on with a run into `folder`; the path of its card, README.md.
 
@@ -52,8 +55,10 @@ def export(run: Path, folder: Path, bands: int | None = None, potential: Potenti
 
     Raises `InputError` if there is no run, its scan is of another one, or the folder exists and is not empty.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: exists and is not empty; choose another folder")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and is not empty, or no folder; choose another")
+    for name in COPIED:
+        require(not run.is_dir() or (run / name).is_file(), "run", run, f"a run folder with a {name}")
     model = load(run, potential)
     files = checkpoint.checkpoints(run / "checkpoints")
     if not files:
@@ -68,7 +73,7 @@ def export(run: Path, folder: Path, bands: int | None = None, potential: Potenti
     )
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "checkpoints" / file.name, partial(shutil.copyfile, file))
-    for name in ("config.json", "provenance.json"):
+    for name in COPIED:
         write_atomically(folder / name, partial(shutil.copyfile, run / name))
     readme = folder / "README.md"
     write_atomically(readme, partial(Path.write_text, data=text, encoding="utf-8"))
@@ -81,7 +86,7 @@ def facts(model: Model, header: Header) -> list[tuple[str, str]]:
     total, active = model.wavefunction.parameter_count()
     ranges = [f"{n} from {a:g} to {b:g}" for n, a, b in zip(family.names, *family.bounds(), strict=True)]
     commit = str((p.get("git") or {}).get("commit", "?"))[:12]
-    seconds = float(header.user.get("wall", 0.0))
+    seconds = origin.seconds(header)
     return [
         ("electrons", f"{family.n_up} with spin up, {family.n_down} with spin down"),
         ("supercell", f"{family.cell.n_cells} moiré cells, T = {[list(r) for r in family.cell.supercell]}"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import jax
@@ -15,7 +16,7 @@ from qernel.cell import Cell, FloatArray
 from qernel.errors import InputError, nearest, require
 from qernel.hamiltonian import Hamiltonian, MoirePotential, Potential
 from qernel.types import Couplings, CouplingVector
-from qernel.units import Material
+from qernel.units import DIELECTRIC, LARGEST, PERIODS, Material
 
 Range = tuple[float, float, int]
 """(low, high, points): an even grid; (x, x, 1) is a single value."""
@@ -26,6 +27,16 @@ LOGARITHMIC = ("epsilon",)
 """Couplings whose logarithm the network is told. With three electrons and ε from 3 to 20 the exact ground state turns
 up to 13 times faster (the root of its fidelity susceptibility) at one end of the range than at the other per unit of ε,
 12 times per unit of u ∝ 1/ε, but at most 2.2 times per unit of log ε: λ = 0.25, 1 and 2, four bands."""
+
+
+MOST_COUPLINGS = 10_000
+"""of a grid: their starting orbitals are solved for one after the other, some ten milliseconds each"""
+
+NEAREST_GATE = 0.01
+"""a_M; the Ewald sum takes wavevectors up to its inverse"""
+
+BOUNDS = {"epsilon": (DIELECTRIC[0], 1 / DIELECTRIC[0]), "period_nm": PERIODS}
+"""of the couplings that are positive; of all others ±`LARGEST`"""
 
 
 @dataclass(frozen=True)
@@ -65,17 +76,13 @@ class Family:
         require(self.n_electrons >= 1, "family.n_up + n_down", self.n_electrons, "at least 1 electron")
         require(self.n_electrons <= 1000, "family.n_up + n_down", self.n_electrons, "at most 1000 electrons")
         if self.gate is not None:
-            require(math.isfinite(self.gate) and self.gate > 0, "family.gate", self.gate, "a positive distance")
-        require(all(math.isfinite(t) for t in self.twist), "family.twist", self.twist, "two finite numbers")
+            allowed = f"a positive distance, from {NEAREST_GATE:g} to {LARGEST:g}"
+            require(bool(NEAREST_GATE <= self.gate <= LARGEST), "family.gate", self.gate, allowed)
+        allowed = f"two finite numbers, at most {LARGEST:g} in size"
+        require(all(abs(t) <= LARGEST for t in self.twist), "family.twist", self.twist, allowed)
         for name in self.names:
-            low, high, points = getattr(self, name)
-            label = f"family.{name}"
-            require(math.isfinite(low) and math.isfinite(high), label, (low, high), "finite numbers")
-            require(low <= high, label, (low, high), "a range with low ≤ high")
-            require(points >= 1, label, points, "a range of at least 1 point")
-            require(points > 1 or low == high, label, (low, high, points), "more than 1 point, or low = high")
-            if name in ("epsilon", "period_nm"):
-                require(low > 0, label, low, "a positive number")
+            check_range(f"family.{name}", name, getattr(self, name))
+        check_count("family", {n: getattr(self, n)[2] for n in self.names})
 
     @property
     def n_electrons(self) -> int:
@@ -107,8 +114,7 @@ class Family:
         for name, value in couplings.items():
             if name not in self.names:
                 raise InputError(f"{name}: not a coupling of this family; {nearest(name, list(self.names))}")
-            require(math.isfinite(value), name, value, "a finite number")
-            require(name not in ("epsilon", "period_nm") or value > 0, name, value, "a positive number")
+            check_value(name, name, value)
             c[self.names.index(name)] = value
         return c
 
@@ -172,11 +178,38 @@ class Grid:
     def of(self, family: Family) -> FloatArray:
         """Coupling vectors [couplings, names]. Raises `InputError` for a range outside the family's."""
         given = {n: r for n in COUPLING_NAMES if (r := getattr(self, n)) is not None}
-        for name, (low, high, _) in given.items():
+        for name, (low, high, points) in given.items():
             if name not in family.names:
                 raise InputError(f"train_at.{name}: not a coupling of this family; {nearest(name, list(family.names))}")
+            check_range(f"train_at.{name}", name, (low, high, points))
             bottom, top, _ = getattr(family, name)
             slack = 1e-9 * (1 + abs(top))
             inside = bottom - slack <= low and high <= top + slack
             require(inside, f"train_at.{name}", (low, high), f"within the family's {bottom:g} to {top:g}")
+        check_count("train_at", {n: given.get(n, getattr(family, n))[2] for n in family.names})
         return dataclasses.replace(family, **given).grid()
+
+
+def check_value(field: str, name: str, value: float) -> None:
+    """Raise `InputError` unless a coupling of that name can have the value."""
+    low, high = BOUNDS.get(name, (-LARGEST, LARGEST))
+    allowed = f"a positive number, from {low:g} to {high:g}" if low > 0 else f"a finite number, {low:g} to {high:g}"
+    require(bool(low <= value <= high), field, value, allowed)
+
+
+def check_range(field: str, name: str, chosen: Range) -> None:
+    """Raise `InputError` unless it is an even grid of values that a coupling of that name can have."""
+    low, high, points = chosen
+    require(math.isfinite(low) and math.isfinite(high), field, (low, high), "finite numbers")
+    require(low <= high, field, (low, high), "a range with low ≤ high")
+    require(points >= 1, field, points, "a range of at least 1 point")
+    require(points > 1 or low == high, field, chosen, "more than 1 point, or low = high")
+    check_value(field, name, low)
+    check_value(field, name, high)
+
+
+def check_count(field: str, points: Mapping[str, int]) -> None:
+    """Raise `InputError` if the product of so many points by name is more than `MOST_COUPLINGS`."""
+    total = math.prod(points.values())
+    said = f"{total} couplings ({' × '.join(f'{k} {n}' for n, k in points.items())})"
+    require(total <= MOST_COUPLINGS, field, said, f"at most {MOST_COUPLINGS}")

@@ -20,6 +20,7 @@ from qernel.cell import FloatArray
 from qernel.errors import require
 from qernel.ewald import ewald_tables, fourier_weight
 from qernel.hamiltonian import Hamiltonian
+from qernel.sizes_reference import check_hartree_fock
 
 Orbitals = list[ComplexArray]
 """Plane-wave coefficients of the occupied orbitals for spin up and spin down, each [plane waves, electrons]."""
@@ -52,6 +53,7 @@ class Functional:
     def __init__(self, h: Hamiltonian, cutoff: float, threads: int = 1) -> None:
         self.h, self.cutoff, self.threads = h, cutoff, threads
         lam, self.u, twist = concrete(h)
+        check_hartree_fock(h, cutoff)
         cell = h.cell
         d, to_super = cell.momentum_denominator, np.array(cell.supercell).T
         moire = [label + d * n for label, n in zip(cell.momentum_labels, plane_waves(cell, twist, cutoff), strict=True)]

@@ -20,6 +20,8 @@ _PLAIN = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 1
     "float64",
 }
 _COMPLEX = {"complex64": np.float32, "complex128": np.float64}
+KEY_WORDS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4}
+"""words of a typed PRNG key, by its implementation"""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def to_stored(array: np.ndarray) -> np.ndarray:
 def from_stored(stored: np.ndarray, leaf: Leaf) -> np.ndarray:
     """The inverse of `to_stored`, as a writable array of its own. Raises ValueError if shape or dtype do not fit."""
     if leaf.key is not None:
-        if stored.dtype != np.uint32 or stored.shape[: len(leaf.shape)] != leaf.shape:
+        if stored.dtype != np.uint32 or stored.shape != (*leaf.shape, KEY_WORDS[leaf.key]):
             raise ValueError("not the words of a PRNG key")
         return stored.copy()
     array = stored.copy()

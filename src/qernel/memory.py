@@ -84,7 +84,7 @@ def make_plan(config: Config, couplings: int, walkers: int, parameters: int) -> 
     rows = 2 * couplings * walkers
     # Of the rest, one block of columns, and the Gram matrix with its factors and a fallback by eigenvalues.
     free = limit * 7 / 8 - 8 * 8 * rows**2
-    blocks = rows * parameters / sharing * _itemsize(network) / max(free, 1.0)
+    blocks = rows * parameters / sharing * itemsize(network) / max(free, 1.0)
     return Plan(
         chunk=forced or _even(total, chunk),
         move_chunk=forced or _even(total, move_chunk),
@@ -96,7 +96,7 @@ def make_plan(config: Config, couplings: int, walkers: int, parameters: int) -> 
 def describe(plan: Plan, config: Config, couplings: int, parameters: int) -> str:
     """One line on the sizes chosen."""
     blocks = plan.score_blocks
-    size = 2 * couplings * config.sampling.walkers * -(-parameters // blocks) * _itemsize(config.network)
+    size = 2 * couplings * config.sampling.walkers * -(-parameters // blocks) * itemsize(config.network)
     held = "scores held" if blocks == 1 else f"scores in {blocks} blocks of weights"
     return (
         f"chunk {plan.chunk} walkers (local energy), {plan.score_chunk} (scores); "
@@ -135,30 +135,33 @@ def available() -> float:
         free = min(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
         group = Path("/sys/fs/cgroup")
-        free = min(free, float((group / "memory.max").read_text()) - float((group / "memory.current").read_text()))
+        taken = float((group / "memory.current").read_text())
+        files = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        taken -= float(files.get("inactive_file", 0)) + float(files.get("active_file", 0))  # given back when needed
+        free = min(free, float((group / "memory.max").read_text()) - taken)
     return max(free, 0.0)
 
 
 def derivative_bytes(network: Network, electrons: int) -> float:
     """One array of first derivatives of one walker's features: N tokens, 2N coordinates."""
-    return 2.0 * electrons**2 * network.width * _itemsize(network)
+    return 2.0 * electrons**2 * network.width * itemsize(network)
 
 
 def pair_bytes(network: Network, electrons: int) -> float:
     """Features and attention weights of one walker in one block."""
-    return electrons * (network.width + network.heads * electrons) * _itemsize(network)
+    return electrons * (network.width + network.heads * electrons) * itemsize(network)
 
 
 def energy_bytes(network: Network, electrons: int) -> float:
     """Of the local energy, per walker: five arrays of first derivatives of features, expert units and orbitals."""
-    return 5 * 2.0 * electrons**2 * (_units(network) + 2 * electrons) * _itemsize(network)
+    return 5 * 2.0 * electrons**2 * (_units(network) + 2 * electrons) * itemsize(network)
 
 
 def score_bytes(network: Network, electrons: int, parameters: int) -> float:
     """Of the scores, per walker: both parts twice, and what the reverse pass keeps of each layer and determinant."""
     kept = 6 * network.layers * _units(network) * electrons
     pairs = 2 * (network.layers * network.heads + 4 * network.determinants) * electrons**2
-    return (4.0 * parameters + kept + pairs) * _itemsize(network)
+    return (4.0 * parameters + kept + pairs) * itemsize(network)
 
 
 def _units(network: Network) -> int:
@@ -167,7 +170,8 @@ def _units(network: Network) -> int:
     return network.width + evaluated * network.expert_width
 
 
-def _itemsize(network: Network) -> int:
+def itemsize(network: Network) -> int:
+    """Bytes of a number of the network."""
     return jnp.dtype(network.dtype).itemsize
 
 

@@ -120,8 +120,9 @@ def choose_occupations(family_points: list[Hamiltonian], cutoff: float, determin
     pairs = sorted(
         (eu + ed, ku + kd, (su, sd)) for eu, ku, su in candidates(h.n_up) for ed, kd, sd in candidates(h.n_down)[:60]
     )
-    first_of_level = [p for i, p in enumerate(pairs) if i == 0 or p[0] - pairs[i - 1][0] > 1e-5]
-    chosen = (first_of_level + [p for p in pairs if p not in first_of_level])[:determinants]
+    leads = [i == 0 or p[0] - pairs[i - 1][0] > 1e-5 for i, p in enumerate(pairs)]  # the first of each level
+    chosen = [p for wanted in (True, False) for p, lead in zip(pairs, leads, strict=True) if lead == wanted]
+    chosen = chosen[:determinants]
     require(
         len(chosen) == determinants,
         "network.determinants",

@@ -213,10 +213,20 @@ def _read(file: Path) -> list[dict[str, Any]]:
     try:
         records = json.loads(file.read_text(encoding="utf-8"))["records"]
         for r in records:
-            Reference(**r["answer"])
+            answer = Reference(**r["answer"])
+            numbers = (
+                answer.energy,
+                answer.kinetic,
+                answer.moire,
+                answer.interaction,
+                answer.last_band,
+                answer.seconds,
+            )
+            if any(not isinstance(x, int | float | None) for x in numbers) or not isinstance(answer.state, str):
+                return []
             r["question"]
         return list(records)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 

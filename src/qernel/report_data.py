@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +13,13 @@ import numpy as np
 
 from qernel import checkpoint, references, transition_scan
 from qernel.cell import FloatArray
-from qernel.config import Config, differences, from_dict, read_config, to_dict
-from qernel.errors import InputError, require
+from qernel.config import Config, differences, read_config, to_dict
+from qernel.errors import InputError, require, shown
 from qernel.hamiltonian import Potential
 from qernel.labels import TWISTS, coupling_label
 from qernel.log import read_log
 from qernel.references import References
-from qernel.report_others import Other, find_others, read_scan
+from qernel.report_others import Other, config_of, find_others, read_scan
 from qernel.wavefunction import Start, make_start
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def gather(
     header = _newest_header(run)
     config = read_config(run / "config.json", potential)
     dataset = read_scan(run)
-    measured = from_dict(json.loads(dataset.attrs["config"]), potential)
+    measured = config_of(dataset, run / "results.nc", potential)
     changed = differences({**to_dict(measured), "steps": 0}, {**to_dict(config), "steps": 0})
     if changed:
         raise InputError(f"{run}/results.nc: is of another run ({changed[0]}); run `qernel scan {run}` again")
@@ -166,8 +165,18 @@ def gather(
     if with_references:
         say = lambda text: print(text, file=sys.stderr)  # noqa: E731
         found = references.compute(family, couplings, run / "references.json", bands, say)
-    log = read_log(run / "train.csv") if (run / "train.csv").exists() else {}
+    log = _log(run / "train.csv")
     return RunData(run, config, dataset, log, found, header, others)
+
+
+def _log(file: Path) -> dict[str, np.ndarray]:
+    """Columns of the training log, none if there is no log. Raises `InputError` unless they are numbers."""
+    log = read_log(file) if file.exists() else {}
+    for name in ("step", "coupling", "energy", "variance", "fallback") if log else ():
+        require(name in log, f"{file}: {name}", "missing", "a column of the log")
+    for name, column in log.items():
+        require(column.dtype.kind in "if" or not len(column), f"{file}: {shown(name)}", "text", "a column of numbers")
+    return log
 
 
 def _newest_header(run: Path) -> checkpoint.Header:

@@ -16,6 +16,7 @@ from qernel.config import Config, differences, from_dict, to_dict
 from qernel.errors import InputError, require
 from qernel.hamiltonian import Potential
 from qernel.labels import SYMBOLS
+from qernel.scan_files import check_scan, read_dataset, table
 
 if TYPE_CHECKING:
     import xarray
@@ -82,18 +83,23 @@ def read_scan(run: Path) -> xarray.Dataset:
     Raises:
         InputError: one line if it is missing, unreadable or not a scan.
     """
-    import xarray
-
-    file = run / "results.nc"
+    file, again = run / "results.nc", f"; run `qernel scan {run}` again"
     if not file.is_file():
         raise InputError(f"run = {run}: has no results.nc; run `qernel scan {run}` first")
-    try:
-        dataset = xarray.load_dataset(file, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({error}); run `qernel scan {run}` again") from None
+    dataset = read_dataset(file, again)
     if "config" not in dataset.attrs or "energy" not in dataset:
-        raise InputError(f"{file}: is not a scan of a run; run `qernel scan {run}` again")
+        raise InputError(f"{file}: is not a scan of a run{again}")
     return dataset
+
+
+def config_of(dataset: xarray.Dataset, file: Path, potential: Potential | None) -> Config:
+    """The configuration that a scan was made with. Raises `InputError` if it has none, or lacks what a scan has."""
+    try:
+        config = from_dict(table(dataset, file, "config"), potential)
+    except InputError as error:
+        raise InputError(f"{file}: {error}" if str(file) not in str(error) else str(error)) from None
+    check_scan(dataset, file, config.family.names)
+    return config
 
 
 def find_others(run: Path, config: Config, dataset: xarray.Dataset, folders: Sequence[Path]) -> tuple[Other, ...]:
@@ -116,12 +122,13 @@ def find_others(run: Path, config: Config, dataset: xarray.Dataset, folders: Seq
 
 def _other(run: Path, config: Config, dataset: xarray.Dataset, path: Path, name: str) -> Other:
     theirs = read_scan(path)
-    raw = json.loads(theirs.attrs["config"])
+    raw = table(theirs, path / "results.nc", "config")
     here = config.family
     potential: Potential = here.potential
-    same = raw.get("family", {}).get("potential") == json.loads(json.dumps(to_dict(potential)))
+    given = raw.get("family")
+    same = isinstance(given, dict) and given.get("potential") == json.loads(json.dumps(to_dict(potential)))
     require(same, "--compare", path, f"a run with the potential of {run}")
-    other = from_dict(raw, potential)
+    other = config_of(theirs, path / "results.nc", potential)
     there = other.family
     require(there.gate == here.gate, "--compare", path, f"a run with the gate distance of {run}, {here.gate}")
     mine, others = coupling_rows(config, dataset), coupling_rows(other, theirs)

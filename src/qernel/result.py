@@ -11,6 +11,9 @@ from qernel.errors import require
 from qernel.observables import DEFAULT, Quantity, check_names
 from qernel.stats import Estimate
 
+MOST = 10**12
+"""of any number in `Settings`: beyond all that fits into memory, which is another matter (`sizes.py`)"""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -40,6 +43,8 @@ class Settings:
             require(ok, "target_error", self.target_error, "a positive energy in E0")
         for name, low in (("walkers", 2), ("moves", 1), ("burn_in", 0), ("max_sweeps", 20), ("bins", 1)):
             require(getattr(self, name) >= low, name, getattr(self, name), f"at least {low}")
+            require(getattr(self, name) <= MOST, name, getattr(self, name), f"at most {MOST}")
+        require(0 <= self.seed < 2**31, "seed", self.seed, "an integer from 0 to 2147483647")
         check_names(self.observables)
 
 

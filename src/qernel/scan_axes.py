@@ -9,18 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qernel import memory, twists
+from qernel import memory, sizes, twists
 from qernel.cell import FloatArray
 from qernel.config import Config
 from qernel.errors import InputError, require
-from qernel.family import COUPLING_NAMES, Family
+from qernel.family import COUPLING_NAMES, Family, check_count
 from qernel.observables import check_names
 from qernel.observables.density import density_bins
 from qernel.observables.interface import groups
 from qernel.result import Settings
-
-MOST = 10_000
-"""couplings of a scan: their starting orbitals are solved for one after the other, some ten milliseconds each"""
 
 MEASUREMENT = 128
 """bytes of each measurement of each walker: eight series in single precision, twice, and the energy's in double"""
@@ -88,7 +85,9 @@ def _check_axis(family: Family, name: str, axis: Axis) -> None:
         known = ", ".join(option(n) for n in COUPLING_NAMES if n in family.names)
         raise InputError(f"{option(name)}: {name} does not vary in this family; axes of its scans: {known}")
     low, high, points = axis
-    require(points >= 1 and points == int(points), option(name), axis, "LOW HIGH and a whole number of POINTS")
+    require(
+        1 <= points < math.inf and points == int(points), option(name), axis, "LOW HIGH and a whole number of POINTS"
+    )
     require(points > 1 or low == high, option(name), axis, "of more than 1 point, or LOW = HIGH")
     for value in (low, high):
         family.vector(**{name: value})  # a finite number, and positive where it has to be
@@ -96,15 +95,17 @@ def _check_axis(family: Family, name: str, axis: Axis) -> None:
 
 def check_size(config: Config, counts: Mapping[str, int], settings: Settings) -> None:
     """Raise `InputError` if the product of so many points is more than can be sampled together."""
+    check_count("scan", counts)
     total = math.prod(counts.values())
     said = f"{total} couplings ({' × '.join(f'{k} {n}' for n, k in counts.items())})"
-    require(total <= MOST, "scan", said, f"at most {MOST}")
     needed, free = total * coupling_bytes(config, settings), memory.budget(config)
     if needed > free:
+        fewer = f"fewer points than {int(total * free / needed) + 1}, or less" if total > 1 else "less"
         raise InputError(
             f"scan = {said}: needs about {needed / memory.GIB:.1f} GiB of memory and may take {free / memory.GIB:.1f}; "
-            f"fewer points than {int(total * free / needed) + 1}, or less of --walkers, --max-sweeps or --bins"
+            f"{fewer} of --walkers, --max-sweeps or --bins"
         )
+    sizes.check_sampling(config, total, settings)
 
 
 def coupling_bytes(config: Config, settings: Settings) -> float:

@@ -61,9 +61,9 @@ def interruptible() -> Iterator[Stop]:
 
 def parse_walltime(text: str) -> float:
     """Seconds from "90s", "9m", "1h30m", "2h" or "hh:mm:ss". Raises `InputError` otherwise."""
-    if m := re.fullmatch(r"(\d+):(\d{1,2}):(\d{1,2})", text):
+    if m := re.fullmatch(r"(\d{1,9}):(\d{1,2}):(\d{1,2})", text):
         seconds = float(int(m[1]) * 3600 + int(m[2]) * 60 + int(m[3]))
-    elif m := re.fullmatch(r"(?:(\d+(?:\.\d*)?)h)?(?:(\d+(?:\.\d*)?)m)?(?:(\d+(?:\.\d*)?)s?)?", text):
+    elif m := re.fullmatch(r"(?:(\d{1,9}(?:\.\d*)?)h)?(?:(\d{1,9}(?:\.\d*)?)m)?(?:(\d{1,9}(?:\.\d*)?)s?)?", text):
         hours, minutes, rest = (float(x) if x else 0.0 for x in m.groups())
         seconds = hours * 3600 + minutes * 60 + rest
     else:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qernel import checkpoint, memory
+from qernel import checkpoint, memory, sizes
 from qernel.config import Config, to_dict
 from qernel.errors import InputError
 from qernel.hosts import first, gathered, lead, votes
@@ -74,6 +74,7 @@ def run(
         RunFailed: if energies or weights stay not finite (`recovery.py`), or the end could not be saved.
     """
     started = time.monotonic()
+    sizes.check_training(config)
     vmc = Vmc(config)
     _ = vmc.start  # bad input found here must not leave a folder behind
     _ = vmc.plan  # more walkers than devices can share are found here

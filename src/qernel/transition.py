@@ -55,6 +55,8 @@ Range = tuple[float, float]
 
 LEVEL = 0.05
 """of p, below which the smooth curve is given up"""
+MOST_POINTS, MOST_DRAWS = 400, 500_000
+"""couplings, and bootstrap samples times couplings: memory grows with their square, and with them"""
 MIN_POINTS = 8
 """couplings: with fewer, two straight branches of three couplings each leave no freedom to test them"""
 
@@ -173,6 +175,8 @@ def _check(quantity: str, lam: FloatArray, value: FloatArray, error: FloatArray,
     same = lam[:-1][np.diff(lam) <= 0]
     require(len(same) == 0, "lam", same[:1], "different for every coupling")
     require(samples >= 19, "samples", samples, "at least 19")
+    require(len(lam) <= MOST_POINTS, "lam", f"{len(lam)} couplings", f"at most {MOST_POINTS}")
+    require(len(lam) * samples <= MOST_DRAWS, "samples", samples, f"at most {MOST_DRAWS} over the number of couplings")
 
 
 def _located(result: Finding, model: LeastSquares, bic: FloatArray, samples: int, rng: np.random.Generator) -> Finding:

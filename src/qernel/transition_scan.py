@@ -13,6 +13,7 @@ from qernel import figures, level_crossing
 from qernel.branches import Fit, Kind
 from qernel.cell import FloatArray
 from qernel.errors import InputError, nearest, require
+from qernel.scan_files import check_curves, check_numbers, read_dataset
 from qernel.stats import format_uncertainty
 from qernel.transition import MIN_POINTS, Finding, Number, Range, examine
 from qernel.twist_average import averages
@@ -59,16 +60,16 @@ def read_scan(run: Path) -> xarray.Dataset:
     Raises:
         InputError: one line if it is missing, unreadable or not a scan over λ alone.
     """
-    import xarray
-
     file = run / "results.nc" if run.is_dir() else run
     require(file.is_file(), "run", run, "a run folder with results.nc (`qernel scan` writes it), or that file")
+    dataset = read_dataset(file)
     try:
-        dataset = xarray.load_dataset(file, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read ({' '.join(str(error).split())})") from None
-    dataset = _means(dataset)
+        dataset = _means(dataset)
+    except ValueError as error:  # of xarray, for a dimension of means without means
+        raise InputError(f"{file}: means over twists: {error}") from None
     require("lam" in dataset.coords and dataset["lam"].dims == ("coupling",), "run", run, "a scan over λ")
+    check_curves(dataset, file, ["lam", *(n for n in QUANTITIES if n in dataset and f"{n}_error" in dataset)])
+    check_numbers(dataset, file)
     others = _others(dataset)
     allowed = "λ alone: one curve at a time; hold the others in the scan, as in --epsilon 5 5 1"
     require(not others, "couplings", ", ".join(["lam", *others]), allowed)

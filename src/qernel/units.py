@@ -15,6 +15,12 @@ HBAR2_OVER_ME_MEV_NM2 = 76.19964231
 BOHR_NM = 0.0529177210903
 
 
+MASSES, PERIODS, DIELECTRIC = (1e-6, 1e6), (1e-3, 1e6), (1e-6, math.inf)
+"""m*, a_M and ε from and to which all that follows is a number"""
+LARGEST = 1e6
+"""of angles in degrees, of λ and of θ in 1/a_M; and a thousandth of the largest V0 in meV"""
+
+
 @dataclass(frozen=True)
 class Material:
     """A moiré heterobilayer. The default is WSe2/WS2 with the couplings of arXiv:2502.05383.
@@ -34,13 +40,15 @@ class Material:
     """phase φ of the moiré potential in degrees"""
 
     def __post_init__(self) -> None:
-        for name in ("mass", "period_nm"):
+        for name, (low, high) in (("mass", MASSES), ("period_nm", PERIODS)):
             value = getattr(self, name)
-            require(math.isfinite(value) and value > 0, f"material.{name}", value, "a positive number")
-        require(self.epsilon > 0, "material.epsilon", self.epsilon, "a positive number (inf: no interaction)")
-        for name in ("v0_mev", "phi_deg"):
+            allowed = f"a positive number, from {low:g} to {high:g}"
+            require(bool(low <= value <= high), f"material.{name}", value, allowed)
+        allowed = f"a positive number, at least {DIELECTRIC[0]:g} (inf: no interaction)"
+        require(bool(self.epsilon >= DIELECTRIC[0]), "material.epsilon", self.epsilon, allowed)
+        for name, most in (("v0_mev", 1e3 * LARGEST), ("phi_deg", LARGEST)):
             value = getattr(self, name)
-            require(math.isfinite(value), f"material.{name}", value, "a finite number")
+            require(bool(abs(value) <= most), f"material.{name}", value, f"a finite number, at most {most:g} in size")
 
     @property
     def e0_mev(self) -> float:

@@ -33,6 +33,13 @@ from qernel.types import Couplings, Electrons, Features, Key, LogPsi, PerWalker
 OrbitalPart = Float[Array, "*batch determinants electrons electrons"]
 
 
+MOST_UNITS = 10**12
+"""of any width: beyond all that fits into memory, which is another matter (`sizes.py`)"""
+
+MOST = {"layers": 256, "experts": 1024, "determinants": 1024}
+"""of what is compiled or looked for one by one"""
+
+
 @dataclass(frozen=True)
 class Network:
     """Sizes of the wavefunction. Raises `InputError` where they do not fit together."""
@@ -71,6 +78,11 @@ class Network:
             require(getattr(self, name) >= 1, f"network.{name}", getattr(self, name), "at least 1")
         for name in ("heads", "experts", "film_width"):
             require(getattr(self, name) >= 0, f"network.{name}", getattr(self, name), "at least 0")
+        for name in ("layers", "width", "shared_width", "determinants", "jastrow_shells", "heads", "experts"):
+            most = MOST.get(name, MOST_UNITS)
+            require(getattr(self, name) <= most, f"network.{name}", getattr(self, name), f"at most {most}")
+        for name in ("film_width", "expert_width", "kv_heads"):
+            require(getattr(self, name) <= MOST_UNITS, f"network.{name}", getattr(self, name), f"at most {MOST_UNITS}")
         if self.heads:
             require(self.width % self.heads == 0, "network.width", self.width, f"a multiple of heads = {self.heads}")
             require(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from qernel.errors import InputError
 from qernel.report_data import RunData
 from qernel.report_sections.density import density
 from qernel.report_sections.energies import energies, slope
@@ -51,11 +52,28 @@ AFTER: tuple[Callable[[RunData], Section | None], ...] = (other_runs, missing, t
 
 
 def sections(data: RunData) -> list[Section]:
-    """All sections that this run has something for."""
-    shown = [s for make in BEFORE if (s := make(data)) is not None]
-    rest = further(data, [name for s in shown for name in s.uses])
-    last = [s for make in AFTER if (s := make(data)) is not None]
+    """All sections that this run has something for.
+
+    Raises `InputError` naming the section where the scan's variables are not those that a scan writes.
+    """
+    shown = [s for make in BEFORE if (s := _made(make, data)) is not None]
+    rest = _made(lambda d: further(d, [name for s in shown for name in s.uses]), data, "further")
+    last = [s for make in AFTER if (s := _made(make, data)) is not None]
     return [*shown, *([rest] if rest is not None else []), *last]
+
+
+def _made(make: Callable[[RunData], Section | None], data: RunData, name: str = "") -> Section | None:
+    """A section of a file that may be from anywhere: its variables are known by name, not by axes and coordinates."""
+    try:
+        return make(data)
+    except InputError:
+        raise
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{data.folder}: section {name or make.__name__} cannot be made of its files ({why}); "
+            f"run `qernel scan {data.folder}` again"
+        ) from error
 
 
 __all__ = ["Drawing", "Section", "sections"]

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qernel import report_html
+from qernel import origin, report_html
 from qernel.labels import SYMBOLS
 from qernel.log import duration
 from qernel.report_checks import checks, convergence_sentences
@@ -57,7 +57,7 @@ def _facts(data: RunData) -> str:
     film = f"FiLM width {network.film_width}" if network.film_width else "no FiLM"
     gate = "unscreened Coulomb" if family.gate is None else f"Coulomb between gates {family.gate:g} a_M away"
     rows = family.cell.supercell
-    wall = float(data.checkpoint.user.get("wall", 0.0))
+    wall = origin.seconds(data.checkpoint)
     attributes = data.dataset.attrs
     return report_html.pairs(
         [
@@ -89,7 +89,7 @@ def _facts(data: RunData) -> str:
                 f"{_count(len(data.lam), 'coupling')} after step {attributes['training_steps']}, "
                 f"{attributes['walkers']} chains of {attributes['sweeps']} measurements each",
             ),
-            ("Provenance", _provenance(data.checkpoint.user.get("provenance", {}))),
+            ("Provenance", _provenance(origin.provenance(data.checkpoint))),
             ("Page made", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
         ]
     )
