@@ -240,6 +240,7 @@ def trained(folder):
     """A run of no steps, whose walkers were placed at random: nothing is compiled but the weights."""
     config = from_dict(override(to_dict(preset("moire-n2")), TINY.split()))
     vmc = Vmc(config)
+    folder.mkdir(parents=True)
     describe_run(config, folder)
     header = {"config": to_dict(config), "provenance": provenance(), "plan": asdict(vmc.plan), "wall": 0.0}
     checkpoint.save(folder / "checkpoints", 0, vmc.blank(), header)

@@ -28,7 +28,12 @@ EXACT = Network(
 
 
 SMALL = Network(width=24, expert_width=24, shared_width=24)
-"""Enough for two or three electrons; the step is then as cheap as its Gram matrix."""
+"""Enough for two electrons; the step is then as cheap as its Gram matrix."""
+
+DENSE = Network(layers=4, width=16, shared_width=16, experts=0, init="random")
+"""For three to eight electrons. Random orbitals, because Bloch orbitals keep a whole family on the side of a transition
+that they belong to, and take longer where there is none; no routed experts, because for so few electrons a step costs
+as its weights, and those of experts cost more than they bring (docs/settings.md)."""
 
 
 def moire_n2() -> Config:
@@ -44,35 +49,29 @@ def moire_n2() -> Config:
 
 def moire_n3() -> Config:
     """N = 3 on 3×3 cells, filling 1/3: minutes on two CPU cores."""
-    return Config(name="moire-n3", family=Family(n_up=3), network=SMALL, sampling=Sampling(walkers=32), steps=10_000)
+    return Config(name="moire-n3", family=Family(n_up=3), network=DENSE, sampling=Sampling(walkers=32), steps=10_000)
 
 
 def moire_n3_lam_eps() -> Config:
     """N = 3 on 3×3 cells over depth and dielectric constant at once.
 
     ε from 4 to 16, u from 13.3 to 3.3. hBN on both sides gives √(ε_∥ ε_⊥) of 3.9 (fast fields, electrons alone) to
-    5.1 (static; doi:10.1038/s41699-018-0050-x); further layers and nearby gates screen more. The network is that of
-    `moire_n6`: with random orbitals it learns several times faster than one with Bloch orbitals (docs/settings.md).
+    5.1 (static; doi:10.1038/s41699-018-0050-x); further layers and nearby gates screen more.
     """
     return replace(
         moire_n3(),
         name="moire-n3-lam-eps",
         family=Family(n_up=3, lam=(0.25, 2.0, 6), epsilon=(4.0, 16.0, 4)),
-        network=moire_n6().network,
         sampling=Sampling(walkers=16),
     )
 
 
 def moire_n6() -> Config:
-    """N = 6 on 3×3 cells, filling 2/3: the first-order transition in small.
-
-    Random orbitals, because Bloch orbitals keep the whole family on the liquid's side of it; no routed experts, because
-    for so few electrons a step costs as its weights, and those of experts cost more than they bring (docs/settings.md).
-    """
+    """N = 6 on 3×3 cells, filling 2/3: the first-order transition in small."""
     return Config(
         name="moire-n6",
         family=Family(n_up=6, lam=(0.25, 2.0, 15)),
-        network=Network(layers=4, width=16, shared_width=16, experts=0, init="random"),
+        network=DENSE,
         sampling=Sampling(walkers=32),
         steps=10_000,
     )

@@ -129,7 +129,10 @@ def _loop(
     recovery = Recovery(vmc, record, console.message)
     while (step := int(state.step)) < config.steps and stop.reason is None:
         begin = time.monotonic()
-        (new, metrics, seconds), vmc = _step(vmc, state, console)
+        (new, metrics, seconds), now = _step(vmc, state, console)
+        if now is not vmc:
+            vmc = recovery.vmc = now
+            record.header = _header(vmc)
         fault = find(vmc, state, new, metrics)
         if fault is not None:
             state = recovery.after(fault, state, new)
