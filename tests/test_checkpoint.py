@@ -410,5 +410,5 @@ for devices in (1, 2, 4):
     assert back["x"].tolist() == list(range(8))
     assert (jax.random.key_data(back["keys"]) == jax.random.key_data(template["keys"])).all()
 """
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)

@@ -159,8 +159,9 @@ def test_wall_time_ends_a_run_in_good_order(runs, capsys):
 def test_termination_signal_leaves_a_run_that_goes_on(runs):
     folder = runs[0].parent / "terminated"
     command = [sys.executable, "-m", "qernel.cli", "train", *OPTIONS, "--run", str(folder), "--steps", "100000"]
-    # The same numbers bit for bit need as many devices.
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.device_count())}
+    # The same numbers bit for bit need as many devices. Nobody reads the pipe until the end, and older versions of
+    # jaxlib fill it with complaints about every program from the cache.
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": str(jax.device_count()), "TF_CPP_MIN_LOG_LEVEL": "3"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     log = folder / "train.csv"
     deadline = time.monotonic() + 300

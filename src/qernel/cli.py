@@ -130,6 +130,9 @@ def build_parser() -> Parser:
     bench.add_argument("--quick", action="store_true", help="N = 6 and 18 and the local energy only, under a minute")
     bench.add_argument("--json", action="store_true", help="JSON on stdout")
 
+    doctor = commands.add_parser("doctor", help="is this machine fit? versions, devices, memory, precision, self-test")
+    doctor.add_argument("--json", action="store_true", help="JSON on stdout")
+
     hf = commands.add_parser("hf", help="unrestricted plane-wave Hartree-Fock, totals in E0")
     _reference_options(hf)
     hf.add_argument("--starts", nargs="+", default=["liquid", "crystal"], help="liquid, crystal, random")

@@ -306,3 +306,15 @@ def bench(o: argparse.Namespace) -> int:
     if o.json:
         print(json.dumps(as_json(results), indent=1))
     return 0
+
+
+def doctor(o: argparse.Namespace) -> int:
+    """Is this machine fit to compute? Exit code 1 if a check failed."""
+    from qernel.doctor import failed, line, run, summary, to_json
+
+    checks = []
+    for check in run():
+        checks.append(check)
+        print(line(check), file=sys.stderr if o.json else sys.stdout, flush=True)
+    print(json.dumps(to_json(checks), indent=2) if o.json else summary(checks))
+    return int(failed(checks))
