@@ -75,7 +75,7 @@ HUGE = [
 
 
 def changed(path, value):
-    data = to_dict(N3)
+    data = to_dict(replace(N3, network=replace(N3.network, experts=4)))
     table = data
     for name in path[:-1]:
         table = table[name]
