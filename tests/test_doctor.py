@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qernel import doctor, doctor_machine, doctor_numerics, ewald, jets_head, laplacian, memory, spring
+from qernel import doctor, doctor_machine, doctor_numerics, ewald, jets_head, laplacian, memory, sizes, spring
 from qernel.cli import main
 from qernel.doctor_machine import Check
 from qernel.presets import PRESETS, preset
@@ -89,28 +89,14 @@ def test_cores_that_are_not_used(monkeypatch):
     assert by_name(doctor_machine.devices())["cores"].verdict == "ok"
 
 
-def test_weights_are_counted_without_solving_for_the_orbitals():
-    assert doctor_machine.weights(preset("moire-n2")) == Vmc(preset("moire-n2")).n_parameters
-
-
-def test_the_largest_preset_is_the_one_that_a_plan_is_found_for(monkeypatch):
-    """With a little more than `least` a plan has `MOST_BLOCKS` blocks at most, with a little less it needs more."""
-    many = preset("moire-n54")  # of walkers: the Gram matrix decides
-
-    def blocks(share):
-        limit = share * memory.SHARE * memory.least(many, 8, 128, 328_101)
-        with monkeypatch.context() as m:
-            m.setattr(memory, "MOST_BLOCKS", 10**9)
-            return memory.make_plan(replace(many, memory=limit / memory.GIB), 8, 128, 328_101).score_blocks
-
-    assert blocks(1 + 1e-6) <= memory.MOST_BLOCKS < blocks(1 - 1e-6)
-    large = preset("moire-n150")  # the local energy of one walker on each device decides
-    least = memory.least(large, 8, 64, 353_061)
-    sharing = memory.mesh(64).size if jax.default_backend() == "cpu" else 1
-    assert least * memory.SHARE == pytest.approx(memory.energy_bytes(large.network, 150) * sharing)
+def test_the_largest_preset_is_the_one_that_fits(monkeypatch):
+    least = sizes.least(preset("moire-n150"))
+    monkeypatch.setattr(memory, "available", lambda: 1.0001 * least)
+    (check,) = doctor_machine.largest_preset()
+    assert check.bound.startswith("moire-n150 needs")
     monkeypatch.setattr(memory, "available", lambda: 0.9999 * least)
     (check,) = doctor_machine.largest_preset()
-    assert check.bound.startswith("moire-n54 needs")
+    assert not check.bound.startswith("moire-n150")
     monkeypatch.setattr(memory, "available", lambda: 1.0 * memory.MIB)
     (check,) = doctor_machine.largest_preset()
     assert check.verdict == "FAILED"

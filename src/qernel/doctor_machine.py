@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
@@ -17,12 +17,10 @@ from typing import Literal
 
 import jax
 
-from qernel import memory
-from qernel.config import Config
+from qernel import memory, sizes
 from qernel.devices import available_cores
 from qernel.memory import GIB, MIB
 from qernel.presets import PRESETS, preset
-from qernel.vmc import Vmc
 
 Verdict = Literal["ok", "warning", "FAILED"]
 
@@ -102,24 +100,16 @@ def devices() -> Iterator[Check]:
 
 
 def largest_preset() -> Iterator[Check]:
-    """Free memory, and the preset of most electrons that trains in it by the estimates of `memory.py`."""
+    """Free memory, and the preset of most electrons that trains in it by the estimates of `sizes.py`."""
     free = memory.available()
     configs = sorted((preset(name) for name in PRESETS), key=lambda c: c.family.n_electrons, reverse=True)
     for config in configs:
-        least = memory.least(config, len(config.couplings), config.sampling.walkers, weights(config))
+        least = sizes.least(config)
         if least <= free:
             yield Check("memory", f"{free / GIB:.1f} GiB free", f"{config.name} needs {least / GIB:.2f} GiB")
             return
     bound, advice = f"{config.name} needs {least / MIB:.0f} MiB", "end other programs, or raise the limit of memory"
     yield Check("memory", f"{free / MIB:.0f} MiB free", bound, "FAILED", advice)
-
-
-def weights(config: Config) -> int:
-    """Weights of a config's network. Couplings and plane waves have none: one and few of them are enough to count."""
-    lam = config.family.lam[0]
-    few = min(60.0, config.network.plane_wave_cutoff)
-    family = replace(config.family, lam=(lam, lam, 1))
-    return Vmc(replace(config, family=family, network=replace(config.network, plane_wave_cutoff=few))).n_parameters
 
 
 def files() -> Iterator[Check]:

@@ -93,16 +93,6 @@ def make_plan(config: Config, couplings: int, walkers: int, parameters: int) -> 
     )
 
 
-def least(config: Config, couplings: int, walkers: int, parameters: int) -> float:
-    """Free bytes below which `make_plan` finds no plan: one walker at a time, `MOST_BLOCKS` blocks of weights."""
-    on_cpu, sharing = jax.default_backend() == "cpu", mesh(walkers).size
-    network, n, rows = config.network, config.family.n_electrons, 2 * couplings * walkers
-    block = rows * parameters / sharing * itemsize(network) / MOST_BLOCKS
-    solve = 8 / 7 * (8 * 8 * rows**2 + block)
-    limit = max(energy_bytes(network, n), 8 * score_bytes(network, n, parameters), solve)
-    return limit * (sharing if on_cpu else 1) / SHARE
-
-
 def describe(plan: Plan, config: Config, couplings: int, parameters: int) -> str:
     """One line on the sizes chosen."""
     blocks = plan.score_blocks

@@ -34,6 +34,11 @@ def check_training(config: Config) -> None:
     require_fit([start(config), *training(config)])
 
 
+def least(config: Config) -> float:
+    """Bytes below which no step of this run fits."""
+    return max(sum(part.size for part in stage) for stage in [start(config), *training(config)])
+
+
 def check_loading(config: Config) -> None:
     """Raise `InputError` if a checkpoint of this run cannot fit into the free memory."""
     require_fit([start(config), state(config)])
