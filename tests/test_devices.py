@@ -74,7 +74,7 @@ def one():
     return _run(1)
 
 
-@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_steps_and_a_scan_are_those_of_one_device(one, count):
     many = _run(count)
     # Twelve walkers of each coupling cannot be shared equally by five devices.

@@ -179,7 +179,9 @@ def test_the_story_of_the_readme_runs(tmp_path, monkeypatch, capsys):
         out = capsys.readouterr().out
         assert out, line
         done.append(line.split()[0])
-    assert {"train", "evaluate", "scan", "finetune", "export", "transition", "report", "exact", "hf"} == {*done}
+    assert {"train", "evaluate", "scan", "finetune", "export", "transition", "report", "exact", "hf", "status"} == {
+        *done
+    }
     written = ("runs/n3/results.nc", "runs/n3/report.html", "models/n3", "runs/n3-finetuned/config.json")
     assert all((tmp_path / name).exists() for name in written)
 

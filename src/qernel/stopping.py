@@ -17,9 +17,15 @@ from qernel.errors import InputError
 
 @dataclass
 class Stop:
-    """Why the loop should end, if it should."""
+    """Why the loop should end, if it should.
 
+    A signal may come at any moment, also between two looks at it: of several processes none ends before all know.
+    """
+
+    asked: str | None = None
+    """the signal that came to this process"""
     reason: str | None = None
+    """what all processes agreed on"""
 
 
 @dataclass
@@ -44,9 +50,9 @@ def interruptible() -> Iterator[Stop]:
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if stop.reason is not None and number == signal.SIGINT:
+        if stop.asked is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.reason = signal.Signals(number).name
+        stop.asked = signal.Signals(number).name
 
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals can only be handled by the main thread

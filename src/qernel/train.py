@@ -127,7 +127,7 @@ def _loop(
     config, began = vmc.config, int(state.step)
     record.saved = began
     recovery = Recovery(vmc, record, console.message)
-    while (step := int(state.step)) < config.steps and stop.reason is None:
+    while (step := int(state.step)) < config.steps and not _ends(stop):
         begin = time.monotonic()
         (new, metrics, seconds), now = _step(vmc, state, console)
         if now is not vmc:
@@ -156,16 +156,22 @@ def _loop(
 def _take_stock(
     state: TrainState, record: Record, config: Config, stop: Stop, deadline: Deadline, epoch: float
 ) -> None:
-    """After a step: save if that is due, and find out if all processes are to stop."""
+    """After a step: save if that is due, and find out if the time is over."""
     begin = time.monotonic()
-    said = votes(_due(record, config, int(state.step)), stop.reason is not None, deadline.near())
+    said = votes(_due(record, config, int(state.step)), deadline.near())
     if said[0, 0]:  # clocks differ: that of the first process counts
         record.save(state, begin - epoch)
         deadline.saving = max(deadline.saving, time.monotonic() - begin)
-    if stop.reason is None and said[:, 1].any():
-        stop.reason = "signal to another process"
-    if stop.reason is None and (said[0, 2] or (said[0, 0] and lead(deadline.near))):
+    if said[0, 1] or (said[0, 0] and lead(deadline.near)):
         stop.reason = "wall time"
+
+
+def _ends(stop: Stop) -> bool:
+    """Are all processes to stop here? A signal may have come to any of them."""
+    asked = stop.asked  # it may come between two looks, too
+    if votes(asked is not None).any():
+        stop.reason = asked or "signal to another process"
+    return stop.reason is not None
 
 
 def _due(record: Record, config: Config, step: int) -> bool:
