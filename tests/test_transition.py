@@ -259,6 +259,7 @@ def test_exact_diagonalisation_jumps_at_45_degrees(sigma):
             assert found.jump[0] == pytest.approx(-1.1, abs=3 * found.jump[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.02, 0.1])
 def test_exact_diagonalisation_is_smooth_at_60_degrees(sigma):
     for _, found in findings(60.0, 3.0, 12, sigma):
