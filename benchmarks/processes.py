@@ -50,10 +50,13 @@ def train(folder: Path, steps: int, devices: int, processes: int) -> float:
 
 def saving(folder: Path) -> float:
     """Median seconds of a save of the state in a run folder."""
+    import jax
+
     from qernel import checkpoint
     from qernel.record import restore
     from qernel.vmc import Vmc
 
+    jax.config.update("jax_enable_x64", True)
     resumed = restore(folder / "checkpoints", Vmc(preset("moire-n6")))
     times = []
     for step in range(20):
