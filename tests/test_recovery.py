@@ -1,5 +1,7 @@
 """Numbers that are not finite, put into weights, walkers, local energies and the solve: the run heals or stops."""
 
+import os
+import signal
 from dataclasses import replace
 
 import equinox as eqx
@@ -39,8 +41,8 @@ def nan_walkers(state, chosen=np.s_[1, 2:4]):
 class Injection:
     """Vmc.step with a fault at some step: before it, in what it is given, or after it, in what it returns."""
 
-    def __init__(self, step, before=None, after=None, times=1):
-        self.step, self.before, self.after, self.left = step, before, after, times
+    def __init__(self, step, before=None, after=None, times=1, energy=False):
+        self.step, self.before, self.after, self.left, self.energy = step, before, after, times, energy
 
     def __call__(self, vmc, state):
         hit = int(state.step) == self.step and self.left > 0
@@ -49,6 +51,8 @@ class Injection:
             state = self.before(state)
         self.given = state
         new, metrics, seconds = STEP(vmc, state)
+        if hit and self.energy:
+            metrics = metrics._replace(energy=metrics.energy * np.nan)
         return (self.after(new) if hit and self.after else new), metrics, seconds
 
 
@@ -113,6 +117,38 @@ def test_broken_solve_is_tried_again_with_the_old_weights(train):
     assert all_finite(state.model)
     assert "step 3: the update of the weights is not finite; other random numbers, try 2 of 3" in console
     assert len(log["step"]) == 12
+
+
+def test_broken_energies_of_healthy_walkers_are_tried_again(train):
+    state, console, log, _ = train(Injection(3, after=nan_weights, energy=True))
+    assert int(state.step) == 6
+    assert all_finite(state.model)
+    assert "step 3: the energy is not finite at λ = 0.5, 1; other random numbers, try 1 of 3" in console
+    assert log["refreshed"].sum() == 0
+
+
+def test_a_rewound_run_that_is_stopped_is_saved(train):
+    """Although its step is lower than that of a checkpoint of the future it left."""
+    config = replace(CONFIG, checkpoint_steps=4)
+
+    class DamageAndStop(Injection):
+        def __call__(self, vmc, state):
+            self.given = state
+            if int(state.step) == 5:
+                damaged.write_bytes(b"")
+                self.given = state = nan_weights(state)
+                self.left = 0
+            elif self.left == 0 and int(state.step) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return STEP(vmc, state)
+
+    _, _, _, folder = train(Injection(99), replace(config, steps=4))
+    damaged = checkpoint.latest(folder / "checkpoints")
+    state, console, log, _ = train(DamageAndStop(5), replace(config, steps=6))
+    assert "back to step 0" in console
+    assert int(state.step) == 3
+    assert checkpoint.read_header(good(folder)).step == 3
+    np.testing.assert_array_equal(np.unique(log["step"]), [0, 1, 2])
 
 
 def test_broken_weights_go_back_to_the_last_checkpoint(train):

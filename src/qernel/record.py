@@ -92,12 +92,21 @@ class Record:
         return self.problem is None
 
     def rewind(self, step: int) -> None:
-        """Forget rows of this step and later ones, and checkpoints after it."""
-        if self.log is None:
-            return
+        """Forget rows of this step and later ones, and checkpoints after it.
+
+        Raises `hosts.Failed` if the disk refuses.
+        """
+        self.saved = step
+        hosts.lead(lambda: self._cut(step))
+
+    def _cut(self, step: int) -> None:
+        assert self.log is not None
         self.waiting = [row for row in self.waiting if row["step"] < step]
-        self.log.truncate_after(step - 1)
-        checkpoint.discard_after(self.checkpoints, step)
+        try:
+            self.log.truncate_after(step - 1)
+            checkpoint.discard_after(self.checkpoints, step)
+        except OSError as error:
+            raise hosts.Failed(f"{self.folder}: cannot be written ({error.strerror or error})") from None
 
     def _write(self, state: TrainState, wall: float) -> str | None:
         """Rows and checkpoint to disk; the problem if there is one."""

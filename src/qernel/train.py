@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -78,19 +78,18 @@ def run(
     vmc = Vmc(config)
     _ = vmc.start  # bad input found here must not leave a folder behind
     _ = vmc.plan  # more walkers than devices can share are found here
-    with ExitStack() as folder_lock, console or _console(config) as console, interruptible() as stop:
-        changed = lead(lambda: _open(config, folder, folder_lock, begin))
+    with ExitStack() as files, console or _console(config) as console, interruptible() as stop:
+        changed = lead(lambda: _open(config, folder, files, begin))
         vmc, state, wall = _start_or_resume(vmc, folder, console, begin)
-        if changed and first():  # only now that its checkpoint is known to be good
-            describe_run(config, folder)
+        if changed:  # only now that its checkpoint is known to be good
+            lead(lambda: describe_run(config, folder))
         console.message(describe(vmc, state))
         console.message(memory.describe(vmc.plan, config, len(vmc.couplings), vmc.n_parameters))
-        with TrainLog(folder / "train.csv", COLUMNS) if first() else nullcontext() as log:
-            if log is not None:
-                log.truncate_after(int(state.step) - 1)
-            record = Record(folder, log, config.keep, _header(vmc), console.message)
-            deadline = Deadline(None if walltime is None else started + walltime)
-            state = _loop(vmc, state, record, console, stop, deadline, started - wall)
+        logs: list[TrainLog] = []  # of the first process
+        lead(lambda: logs.append(_open_log(folder, int(state.step), files)))
+        record = Record(folder, logs[0] if logs else None, config.keep, _header(vmc), console.message)
+        deadline = Deadline(None if walltime is None else started + walltime)
+        state = _loop(vmc, state, record, console, stop, deadline, started - wall)
         done = int(state.step)
         console.message(f"{folder}: stopped after step {done} of {config.steps} ({stop.reason or 'all steps done'})")
         if done < config.steps:
@@ -103,7 +102,7 @@ def _console(config: Config) -> Console:
     return Console(config.steps) if first() else Console(config.steps, stream=io.StringIO())
 
 
-def _open(config: Config, folder: Path, lock: ExitStack, begin: Callable[[Vmc], TrainState]) -> bool:
+def _open(config: Config, folder: Path, files: ExitStack, begin: Callable[[Vmc], TrainState]) -> bool:
     """Take the folder, which holds this run or none; has the configuration changed where it may?
 
     Raises `InputError` if it may not.
@@ -111,10 +110,20 @@ def _open(config: Config, folder: Path, lock: ExitStack, begin: Callable[[Vmc], 
     before = earlier_config(config, folder)
     if before is None and config.parent and begin is Vmc.blank:
         raise InputError(f"parent = {config.parent}: a run that goes on from another begins with qernel finetune")
-    lock.enter_context(owned(folder))
+    files.enter_context(owned(folder))
     if before is None:
         describe_run(config, folder)
     return before not in (None, config)
+
+
+def _open_log(folder: Path, step: int, files: ExitStack) -> TrainLog:
+    """The log, cut back to the rows before `step`. Raises `InputError` if it cannot be written."""
+    try:
+        log = files.enter_context(TrainLog(folder / "train.csv", COLUMNS))
+        log.truncate_after(step - 1)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from None
+    return log
 
 
 def _loop(
@@ -138,7 +147,7 @@ def _loop(
             state = recovery.after(fault, state, new)
             continue
         wall = time.monotonic() - epoch
-        record.add(list(rows(step, state, metrics, seconds, recovery.refreshed, wall)))
+        record.add(list(rows(step, vmc.couplings, metrics, seconds, recovery.refreshed, wall)))
         state = new
         recovery.passed()
         console.progress(step + 1, energy_text(metrics))
@@ -227,7 +236,7 @@ def _header(vmc: Vmc) -> dict[str, Any]:
 
 
 def rows(
-    step: int, state: TrainState, metrics: Metrics, seconds: dict[str, float], refreshed: np.ndarray, wall: float
+    step: int, couplings: np.ndarray, metrics: Metrics, seconds: dict[str, float], refreshed: np.ndarray, wall: float
 ) -> Iterator[dict[str, Any]]:
     """One log row per coupling."""
     once = {"moves", "energy_correlation", "update_norm", "bound", "fallback", "condition"}
@@ -235,7 +244,7 @@ def rows(
         per_coupling = {k: v if k in once else v[c] for k, v in metrics._asdict().items()}
         per_coupling["refreshed"] = int(refreshed[c])
         times = {f"seconds_{k.replace(' ', '_')}": v for k, v in seconds.items()}
-        yield {"step": step, "coupling": c, "lam": float(state.couplings[c, 0]), **per_coupling, **times, "wall": wall}
+        yield {"step": step, "coupling": c, "lam": float(couplings[c, 0]), **per_coupling, **times, "wall": wall}
 
 
 def energy_text(metrics: Metrics) -> str:
