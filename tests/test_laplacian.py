@@ -45,6 +45,7 @@ CASES = {
     "PsiFormer": (FAMILY, replace(NETWORK, layers=2, kv_heads=NETWORK.heads, experts=0, film_width=0)),
     "one layer": (FAMILY, replace(NETWORK, layers=1)),
     "random orbitals": (FAMILY, replace(NETWORK, init="random")),
+    "mixed orbitals": (FAMILY, replace(NETWORK, init="mixed", bands=2)),
 }
 
 

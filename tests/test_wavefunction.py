@@ -53,6 +53,7 @@ CASES = {
     "PsiFormer": (POLARISED, replace(TINY, experts=0, film_width=0, kv_heads=2)),
     "SlaterNet": (POLARISED, replace(TINY, heads=0, experts=0, film_width=0)),
     "random start": (MIXED, replace(TINY, init="random", determinants=1)),
+    "mixed start": (MIXED, replace(TINY, init="mixed", bands=2)),
 }
 
 
@@ -116,6 +117,22 @@ def test_start_is_a_slater_determinant_times_jastrow(family):
     jastrow = model.pair(r, point.u, model.embedding(point))
     expected = total * np.exp(np.asarray(jastrow) + 1j * np.asarray(r).sum(1) @ np.asarray(family.twist))
     assert_same(evaluate(model, r, point), np.log(expected))
+
+
+def test_mixtures_of_a_filled_band_are_the_filled_band():
+    """With as many electrons as states every mixture spans the same space: one determinant, times det C."""
+    family = replace(POLARISED, n_up=3, cell=Cell(supercell=((1, 1), (2, -1))))
+    network = replace(TINY, init="mixed", determinants=1)
+    (mixed, point), (plain, point_of_plain) = (build(family, n, False) for n in (network, replace(network, init="bloch")))
+    c = mixed.mixing.weight + jnp.tensordot(mixed.mixing.response(mixed.embedding(point)), mixed.mixing.direction, 1)
+    r = walkers(family)
+
+    def determinant(model, point):
+        return np.linalg.det(np.asarray(jax.lax.complex(*model.bloch_orbitals(r, point))[:, 0]))
+
+    ratio = determinant(mixed, point) / determinant(plain, point_of_plain)
+    np.testing.assert_allclose(ratio / ratio[0], 1.0, atol=1e-10)
+    np.testing.assert_allclose(abs(ratio[0]), abs(np.linalg.det(c[0, 0] + 1j * c[1, 0])), rtol=1e-10)
 
 
 def test_start_is_smooth_in_the_coupling():

@@ -110,6 +110,10 @@ class Config:
         require(self.memory is None or 0 < self.memory < math.inf, "memory", self.memory, "a positive number of GiB")
         require(self.keep >= 1, "keep", self.keep, "at least 1")
         require(self.keep <= MOST_STEPS, "keep", self.keep, f"at most {MOST_STEPS}")
+        if self.network.init == "random":
+            # Columns are linear in the features and a constant: with fewer of them the determinant is zero.
+            least, n = self.family.n_electrons - 1, self.network.width
+            require(n >= least, "network.width", n, f"at least {least} for random orbitals of {least + 1} electrons")
         _ = self.couplings  # refused here rather than later
 
     @property

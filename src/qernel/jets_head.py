@@ -114,7 +114,7 @@ def _determinants(
         return LogPsiJet(value, gradient + own_trace.reshape(gradient.shape), laplacian + linear_part - squared)
 
     phi = None
-    if network.init == "bloch":
+    if network.init != "random":
         phi = jax.vmap(lambda r, p: bloch_jet(model, r, p))(electrons, points)
         phi = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), phi)
     out = jax.lax.map(one, (y, weight, phi))

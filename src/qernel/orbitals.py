@@ -87,8 +87,8 @@ class Occupations:
     """row in `cell.momenta` of each orbital, [orbitals]"""
     band: IntArray
     """band of each orbital, [orbitals]"""
-    columns: IntArray
-    """orbital of each column, [determinants, electrons]; up columns first"""
+    columns: IntArray | None
+    """orbital of each column, [determinants, electrons]; up columns first. None: every column mixes all of them"""
 
 
 def choose_occupations(family_points: list[Hamiltonian], cutoff: float, determinants: int) -> Occupations:
@@ -133,6 +133,19 @@ def choose_occupations(family_points: list[Hamiltonian], cutoff: float, determin
     used, columns = np.unique(columns, return_inverse=True)
     columns = columns.reshape(determinants, -1)
     return Occupations(momenta[k_of[used]], k_of[used], band_of[used], columns)
+
+
+def whole_bands(h: Hamiltonian, cutoff: float, bands: int) -> Occupations:
+    """Every state of the lowest `bands` bands, for columns that mix them (`mixing.py`).
+
+    Raises `InputError` if there are more electrons of one spin than states, or fewer plane waves than bands.
+    """
+    cells, waves = h.cell.n_cells, len(plane_waves(h, cutoff).integers)
+    require(bands <= waves, "network.bands", bands, f"at most {waves}, the plane waves below the cutoff")
+    least = -(-max(h.n_up, h.n_down) // cells)
+    require(bands >= least, "network.bands", bands, f"at least {least}: a band of {cells} cells has {cells} states")
+    k_of, band_of = np.divmod(np.arange(cells * bands), bands)
+    return Occupations(folded_momenta(h)[k_of], k_of, band_of, None)
 
 
 def orbital_coefficients(h: Hamiltonian, occupations: Occupations, waves: PlaneWaves) -> np.ndarray:

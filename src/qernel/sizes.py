@@ -14,6 +14,7 @@ from qernel.cell import Cell
 from qernel.config import Adam, Config
 from qernel.devices import mesh
 from qernel.memory import MOST_BLOCKS, energy_bytes, itemsize
+from qernel.mixing import DIRECTIONS
 from qernel.observables import check_names
 from qernel.observables.density import density_bins
 from qernel.result import Settings
@@ -60,12 +61,16 @@ def parameters(config: Config) -> int:
     shared = 2 * w * n.shared_width + n.shared_width + w
     embedding = (names + f + 2) * f
     head = (w + 1) * 2 * k * family.n_electrons
+    orbitals = n.bands * family.cell.n_cells
+    mixture = 2 * k * family.n_electrons * orbitals if n.init == "mixed" else 0
+    mixing = mixture * (1 + DIRECTIONS) + f * DIRECTIONS if mixture and f else mixture
     pair = 1 + n.jastrow_shells + f * (n.jastrow_shells + 1)
     return (
         embedding
         + (inputs + 1) * w
         + n.layers * (attention + film + shared + routed)
         + head
+        + mixing
         + pair
         + w
         + 2 * k * (1 + f)

@@ -4,8 +4,8 @@
     Φ^k_j(r_i) = φ_kj(r_i; c) [1 + a_kj(h_i)]
 
 h_i are the features of electron i after the trunk (FiLM · norm → attention → + → FiLM · norm → experts → +), φ the
-Bloch orbitals of the non-interacting problem at c (`orbitals.py`), a a complex linear head, J the pair factor
-(`jastrow.py`). A factor that knows all electrons can move any node of the determinant; a second, additive head was
+Bloch orbitals of the non-interacting problem at c (`orbitals.py`), or mixtures of them that are learned (`mixing.py`),
+a a complex linear head, J the pair factor (`jastrow.py`). A factor that knows all electrons can move any node of the determinant; a second, additive head was
 measured to slow training down and to lower no energy. Random orbitals are Φ = a. With `heads = 0` there is no
 attention (SlaterNet), with `experts = 0` and `film_width = 0` it is a PsiFormer (arXiv:2211.13672).
 """
@@ -26,8 +26,9 @@ from qernel.errors import require
 from qernel.family import Family
 from qernel.jastrow import Jastrow
 from qernel.layers import Attention, Film, Linear
+from qernel.mixing import Mixing
 from qernel.moe import MixtureOfExperts
-from qernel.orbitals import Occupations, PlaneWaves, choose_occupations, orbital_coefficients, plane_waves
+from qernel.orbitals import Occupations, PlaneWaves, choose_occupations, orbital_coefficients, plane_waves, whole_bands
 from qernel.types import Couplings, Electrons, Features, Key, LogPsi, PerWalker
 
 OrbitalPart = Float[Array, "*batch determinants electrons electrons"]
@@ -66,15 +67,17 @@ class Network:
     """width of the coupling embedding; 0: no conditioning by FiLM"""
     jastrow_shells: int = 12
     """plane waves of the pair factor (pairs ±G)"""
-    init: Literal["bloch", "random"] = "bloch"
-    """start from non-interacting orbitals, or from random ones"""
+    init: Literal["bloch", "mixed", "random"] = "bloch"
+    """start from non-interacting orbitals, from random mixtures of their lowest bands, or from random functions"""
+    bands: int = 1
+    """bands that are mixed (init mixed)"""
     plane_wave_cutoff: float = 200.0
     """kinetic cutoff of the starting orbitals, E0"""
     dtype: Literal["float32", "float64"] = "float32"
     """precision of weights and walkers"""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "shared_width", "determinants", "jastrow_shells"):
+        for name in ("layers", "width", "shared_width", "determinants", "jastrow_shells", "bands"):
             require(getattr(self, name) >= 1, f"network.{name}", getattr(self, name), "at least 1")
         for name in ("heads", "experts", "film_width"):
             require(getattr(self, name) >= 0, f"network.{name}", getattr(self, name), "at least 0")
@@ -143,7 +146,10 @@ def make_start(family: Family, network: Network) -> Start:
     """Choose the starting occupations of a family (see `orbitals.choose_occupations`)."""
     hamiltonians = [family.hamiltonian(jnp.asarray(c)) for c in family.grid()]
     waves = plane_waves(hamiltonians[0], network.plane_wave_cutoff)
-    occupations = choose_occupations(hamiltonians, network.plane_wave_cutoff, network.determinants)
+    if network.init == "mixed":
+        occupations = whole_bands(hamiltonians[0], network.plane_wave_cutoff, network.bands)
+    else:
+        occupations = choose_occupations(hamiltonians, network.plane_wave_cutoff, network.determinants)
     return Start(family, network, waves, occupations)
 
 
@@ -187,6 +193,7 @@ class Wavefunction(eqx.Module):
     factor: Linear
     weights: Float[Array, "two determinants"]
     weights_response: Linear | None
+    mixing: Mixing | None
     start: Start = eqx.field(static=True)
 
     def __init__(self, key: Key, start: Start):
@@ -204,7 +211,7 @@ class Wavefunction(eqx.Module):
         n_features = 6 + 2 * len(family.cell.potential_wavevectors) + (1 if family.n_down else 0)
         self.lift = Linear(k[2], n_features, n.width, dtype=n.dtype)
         self.blocks = eqx.filter_vmap(lambda key: Block(key, n))(jax.random.split(k[3], n.layers))
-        scale = 0.0 if n.init == "bloch" else 1.0
+        scale = 1.0 if n.init == "random" else 0.0
         self.head = Linear(k[4], n.width, 2 * n.determinants * n_electrons, scale=scale, dtype=n.dtype)
         self.pair = Jastrow(k[5], h, n.jastrow_shells, n.film_width, dtype=n.dtype)
         self.factor = Linear(k[6], n.width, 1, scale=0.0, bias=False, dtype=n.dtype)
@@ -216,6 +223,8 @@ class Wavefunction(eqx.Module):
             if n.film_width
             else None
         )
+        sizes = n.determinants, family.n_up, family.n_down, len(start.occupations.band)
+        self.mixing = Mixing(jax.random.fold_in(key, 8), *sizes, n.film_width, dtype=n.dtype) if n.init == "mixed" else None
         self.start = start
 
     def __call__(self, electrons: Electrons, point: Point) -> LogPsi:
@@ -295,12 +304,14 @@ class Wavefunction(eqx.Module):
         bloch = electrons @ jnp.asarray(occupations.momenta.T, dtype)
         cos, sin = jnp.cos(bloch), jnp.sin(bloch)
         re, im = cos * u_re - sin * u_im, cos * u_im + sin * u_re
-        columns = occupations.columns  # [K, j]
-        # As a product with a matrix of ones and zeros: much faster than a gather, above all backwards.
-        pick = jnp.asarray(columns[..., None] == np.arange(len(occupations.band)), dtype)
-        re, im = (jnp.einsum("...io,kjo->...kij", x, pick) for x in (re, im))
+        if self.mixing is not None:
+            re, im = self.mixing(re, im, self.embedding(point))
+        elif occupations.columns is not None:
+            # As a product with a matrix of ones and zeros: much faster than a gather, above all backwards.
+            pick = jnp.asarray(occupations.columns[..., None] == np.arange(len(occupations.band)), dtype)
+            re, im = (jnp.einsum("...io,kjo->...kij", x, pick) for x in (re, im))
         if self.start.family.n_down:
-            spin = np.arange(columns.shape[1]) < self.start.family.n_up
+            spin = np.arange(self.start.family.n_electrons) < self.start.family.n_up
             same = jnp.asarray(spin[:, None] == spin[None], dtype)
             re, im = re * same, im * same
         return re, im
