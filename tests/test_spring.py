@@ -10,7 +10,7 @@ RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(12, 30))
 RESIDUAL = RNG.normal(size=12)
 PREVIOUS = 0.1 * RNG.normal(size=30)
-LOOSE = {"rate": 1.0, "max_norm": 1e6}
+LOOSE = {"rate": 1.0, "max_norm": 1e6, "max_change": 1e6}
 
 
 def update(settings, rows=ROWS, residual=RESIDUAL, previous=PREVIOUS, step=0):
@@ -61,12 +61,12 @@ def test_change_goes_downhill():
 
 
 def test_norm_bound():
-    settings = Spring(rate=0.5, max_norm=1e-3)
+    settings = Spring(rate=0.5, max_norm=1e-3, max_change=1e6)
     change, direction, info = update(settings)
     assert np.linalg.norm(change) == pytest.approx(1e-3, rel=1e-6)
     assert float(info.update_norm) == pytest.approx(1e-3, rel=1e-6)
     assert 0 < float(info.bound) < 1
-    free, free_direction, _ = update(Spring(rate=0.5, max_norm=1e6))
+    free, free_direction, _ = update(Spring(rate=0.5, max_norm=1e6, max_change=1e6))
     np.testing.assert_allclose(change / np.linalg.norm(change), free / np.linalg.norm(free), atol=1e-9)
     # The momentum kept is the step that was made.
     np.testing.assert_allclose(direction, float(info.bound) * free_direction, rtol=1e-9)
@@ -74,7 +74,7 @@ def test_norm_bound():
 
 @pytest.mark.parametrize("max_norm", [1e6, 1e-3])
 def test_rate_decays_and_the_bound_with_it(max_norm):
-    settings = Spring(rate=0.5, decay=100.0, max_norm=max_norm)
+    settings = Spring(rate=0.5, decay=100.0, max_norm=max_norm, max_change=1e6)
     start, later = update(settings, step=0)[0], update(settings, step=300)[0]
     np.testing.assert_allclose(later, start / 4, rtol=1e-6)
 

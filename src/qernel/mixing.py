@@ -60,7 +60,9 @@ class Mixing(eqx.Module):
         return mixed[..., 0, :, :, :], mixed[..., 1, :, :, :]
 
 
-def _orthonormal(key: Key, determinants: int, rows: int, columns: int, dtype: str) -> Float[Array, "two k rows columns"]:
+def _orthonormal(
+    key: Key, determinants: int, rows: int, columns: int, dtype: str
+) -> Float[Array, "two k rows columns"]:
     """Random orthonormal complex rows, one set for each determinant."""
     # Gaussian rows, made orthonormal, are distributed evenly over all sets.
     z = jax.random.normal(key, (2, determinants, columns, rows))

@@ -4,6 +4,10 @@ With X [M, P] of `scores.py` and the residuals Δ [M] of `gradient.py`, the dire
 |Xδ − Δ|² + κ|δ − μδ'|², δ' the direction before:
 
     δ = μδ' + Xᵀ (XXᵀ + κ)⁻¹ (Δ − μXδ'),     p ← p − η δ.
+
+Two bounds shorten ηδ: that of its own length, and that of the change it makes to log ψ, whose mean square over the
+walkers of all couplings is |ηXδ|²/couplings. Near the ground state Xδ ≈ Δ, so that the change grows with the spread of
+the local energies, √N for N electrons, which no rate that is chosen for a few electrons foresees.
 """
 
 from __future__ import annotations
@@ -28,14 +32,16 @@ class Spring:
     decay: float = 2000.0
     """η(t) = rate / (1 + t/decay)"""
     damping: float = 1e-3
-    """κ"""
+    """κ; more where XXᵀ would be worse conditioned than `CONDITION`"""
     momentum: float = 0.9
     """μ; 0 is MinSR"""
     max_norm: float = 0.3
     """bound of |ηδ|, scaled with η(t)/rate"""
+    max_change: float = 0.3
+    """bound of the root mean square change of log ψ, likewise"""
 
     def __post_init__(self) -> None:
-        for name in ("rate", "decay", "damping", "max_norm"):
+        for name in ("rate", "decay", "damping", "max_norm", "max_change"):
             require(0 < getattr(self, name) < float("inf"), f"optimizer.{name}", getattr(self, name), "positive")
         require(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "from 0 to below 1")
 
@@ -49,18 +55,31 @@ class Spring:
         residual: Float[Array, " M"],
         state: SpringState,
         step: Float[Array, ""] | Int[Array, ""] | float,
+        couplings: int = 1,
     ) -> tuple[Float[Array, " P"], SpringState, SpringInfo]:
-        """The change of the parameters, [P], the new state, and what happened."""
+        """The change of the parameters, [P], the new state, and what happened.
+
+        Args:
+            scores: X, of walkers of so many `couplings`.
+            residual: Δ.
+            state: δ'.
+            step: t of the rate.
+            couplings: how many the rows belong to.
+        """
         previous = self.momentum * state.direction
         gram, seen = scores.gram_and_times(previous)
-        solution, fallback = solve_guarded(gram, (residual - seen).astype(gram.dtype), self.damping)
+        largest = largest_eigenvalue(gram, residual)
+        damping = jnp.maximum(self.damping, largest / CONDITION)
+        solution, fallback = solve_guarded(gram, (residual - seen).astype(gram.dtype), damping)
         direction = previous + scores.transpose_times(solution.astype(previous.dtype))[: previous.size]
         shrink = 1 / (1 + jnp.asarray(step, jnp.float32) / self.decay)
         length = self.rate * jnp.linalg.norm(direction)
+        change_of_log_psi = self.rate * jnp.linalg.norm(seen + gram @ solution) / couplings**0.5
         scale = jnp.minimum(1.0, self.max_norm / (length + 1e-30))
+        scale = jnp.minimum(scale, self.max_change / (change_of_log_psi + 1e-30)).astype(previous.dtype)
         change = (-self.rate * shrink * scale).astype(direction.dtype) * direction
         # Momentum continues the step that was made, not the one that was bounded away.
-        norm, condition = jnp.linalg.norm(change), 1 + largest_eigenvalue(gram, residual) / self.damping
+        norm, condition = jnp.linalg.norm(change), 1 + largest / damping
         return change, SpringState(direction * scale), SpringInfo(norm, scale, fallback, condition)
 
 
@@ -76,12 +95,15 @@ class SpringInfo(NamedTuple):
     update_norm: Float[Array, ""]
     """|change|"""
     bound: Float[Array, ""]
-    """factor of the norm bound, 1 where inactive"""
+    """factor of both bounds, 1 where inactive"""
     fallback: Float[Array, ""]
     """1 where Cholesky had to be replaced"""
     condition: Float[Array, ""]
     """of XXᵀ + κ, (λ_max + κ)/κ: rows are centred, so that XXᵀ has eigenvalues 0"""
 
+
+CONDITION = 1e6
+"""most of XXᵀ + κ, whose entries have the six digits of single precision: beyond, it has negative eigenvalues"""
 
 POWER_STEPS = 6
 """products with the matrix for its largest eigenvalue, from below: two digits where it stands well above the next"""
@@ -98,7 +120,7 @@ def largest_eigenvalue(matrix: Float[Array, "M M"], start: Float[Array, " M"]) -
 
 
 def solve_guarded(
-    matrix: Float[Array, "M M"], right: Float[Array, " M"], damping: float
+    matrix: Float[Array, "M M"], right: Float[Array, " M"], damping: Float[Array, ""] | float
 ) -> tuple[Float[Array, " M"], Float[Array, ""]]:
     """(matrix + damping)⁻¹ right by Cholesky; if that is not finite, by eigenvalues clipped at 0.
 

@@ -224,7 +224,9 @@ class Wavefunction(eqx.Module):
             else None
         )
         sizes = n.determinants, family.n_up, family.n_down, len(start.occupations.band)
-        self.mixing = Mixing(jax.random.fold_in(key, 8), *sizes, n.film_width, dtype=n.dtype) if n.init == "mixed" else None
+        self.mixing = (
+            Mixing(jax.random.fold_in(key, 8), *sizes, n.film_width, dtype=n.dtype) if n.init == "mixed" else None
+        )
         self.start = start
 
     def __call__(self, electrons: Electrons, point: Point) -> LogPsi:
