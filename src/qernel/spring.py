@@ -37,7 +37,7 @@ class Spring:
     """μ; 0 is MinSR"""
     max_norm: float = 0.3
     """bound of |ηδ|, scaled with η(t)/rate"""
-    max_change: float = 0.3
+    max_change: float = 0.1
     """bound of the root mean square change of log ψ, likewise"""
 
     def __post_init__(self) -> None:
