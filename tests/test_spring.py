@@ -4,7 +4,7 @@ import pytest
 
 from qernel.errors import InputError
 from qernel.scores import Held
-from qernel.spring import Spring, SpringState, solve_guarded
+from qernel.spring import CONDITION, Spring, SpringState, solve_guarded
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(12, 30))
@@ -68,8 +68,50 @@ def test_norm_bound():
     assert 0 < float(info.bound) < 1
     free, free_direction, _ = update(Spring(rate=0.5, max_norm=1e6, max_change=1e6))
     np.testing.assert_allclose(change / np.linalg.norm(change), free / np.linalg.norm(free), atol=1e-9)
-    # The momentum kept is the step that was made.
-    np.testing.assert_allclose(direction, float(info.bound) * free_direction, rtol=1e-9)
+    # The momentum is the whole direction.
+    np.testing.assert_allclose(direction, free_direction, rtol=1e-9)
+
+
+@pytest.mark.parametrize("couplings", [1, 3])
+def test_bound_of_the_change_of_log_psi(couplings):
+    settings = Spring(rate=0.5, max_norm=1e6, max_change=1e-2)
+    rows = jnp.asarray(ROWS)
+    change, _, info = settings.update(
+        Held(rows), jnp.asarray(RESIDUAL), SpringState(jnp.asarray(PREVIOUS)), 0, couplings
+    )
+    assert np.linalg.norm(ROWS @ np.asarray(change)) / couplings**0.5 == pytest.approx(1e-2, rel=1e-6)
+    assert 0 < float(info.bound) < 1
+
+
+def test_bounded_steps_of_many_batches_find_what_all_of_them_say():
+    """Batches of 4 of 40 equations for 30 unknowns, steps bounded to a tenth and less: the direction becomes the
+    solution of all, which no batch can know alone. Without momentum the error is of order one."""
+    rng = np.random.default_rng(3)
+    rows, truth = rng.normal(size=(40, 30)), rng.normal(size=30)
+
+    def error(momentum):
+        settings = Spring(rate=1.0, max_norm=1e-3, max_change=1e6, momentum=momentum, damping=1e-6)
+        state = SpringState(jnp.zeros(30))
+        for _ in range(400):
+            batch = rng.choice(40, 4, replace=False)
+            _, state, info = settings.update(
+                Held(jnp.asarray(rows[batch])), jnp.asarray((rows @ truth)[batch]), state, 0
+            )
+            assert float(info.bound) < 0.1
+        return np.linalg.norm(np.asarray(state.direction) - truth) / np.linalg.norm(truth)
+
+    assert error(0.999) < 0.1
+    assert error(0.0) > 0.5
+
+
+def test_damping_grows_with_what_single_precision_cannot_resolve():
+    rows = 1e3 * ROWS
+    matrix = rows @ rows.T
+    *_, info = update(Spring(**LOOSE, damping=1e-6), rows)
+    assert float(info.condition) == pytest.approx(CONDITION, rel=1e-5)
+    expected = np.linalg.solve(matrix + np.linalg.eigvalsh(matrix)[-1] / CONDITION * np.eye(12), RESIDUAL)
+    direction = update(Spring(**LOOSE, damping=1e-6, momentum=0.0), rows)[1]
+    np.testing.assert_allclose(direction, rows.T @ expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("max_norm", [1e6, 1e-3])

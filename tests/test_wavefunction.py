@@ -123,7 +123,9 @@ def test_mixtures_of_a_filled_band_are_the_filled_band():
     """With as many electrons as states every mixture spans the same space: one determinant, times det C."""
     family = replace(POLARISED, n_up=3, cell=Cell(supercell=((1, 1), (2, -1))))
     network = replace(TINY, init="mixed", determinants=1)
-    (mixed, point), (plain, point_of_plain) = (build(family, n, False) for n in (network, replace(network, init="bloch")))
+    (mixed, point), (plain, point_of_plain) = (
+        build(family, n, False) for n in (network, replace(network, init="bloch"))
+    )
     c = mixed.mixing.weight + jnp.tensordot(mixed.mixing.response(mixed.embedding(point)), mixed.mixing.direction, 1)
     r = walkers(family)
 

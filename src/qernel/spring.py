@@ -37,7 +37,7 @@ class Spring:
     """μ; 0 is MinSR"""
     max_norm: float = 0.3
     """bound of |ηδ|, scaled with η(t)/rate"""
-    max_change: float = 0.1
+    max_change: float = 0.3
     """bound of the root mean square change of log ψ, likewise"""
 
     def __post_init__(self) -> None:
@@ -78,9 +78,10 @@ class Spring:
         scale = jnp.minimum(1.0, self.max_norm / (length + 1e-30))
         scale = jnp.minimum(scale, self.max_change / (change_of_log_psi + 1e-30)).astype(previous.dtype)
         change = (-self.rate * shrink * scale).astype(direction.dtype) * direction
-        # Momentum continues the step that was made, not the one that was bounded away.
+        # The momentum is the whole direction: what many batches, each smaller than the number of weights, have
+        # found together. Shortened with the step it would be forgotten from one batch to the next.
         norm, condition = jnp.linalg.norm(change), 1 + largest / damping
-        return change, SpringState(direction * scale), SpringInfo(norm, scale, fallback, condition)
+        return change, SpringState(direction), SpringInfo(norm, scale, fallback, condition)
 
 
 class SpringState(NamedTuple):

@@ -5,9 +5,10 @@
 
 h_i are the features of electron i after the trunk (FiLM · norm → attention → + → FiLM · norm → experts → +), φ the
 Bloch orbitals of the non-interacting problem at c (`orbitals.py`), or mixtures of them that are learned (`mixing.py`),
-a a complex linear head, J the pair factor (`jastrow.py`). A factor that knows all electrons can move any node of the determinant; a second, additive head was
-measured to slow training down and to lower no energy. Random orbitals are Φ = a. With `heads = 0` there is no
-attention (SlaterNet), with `experts = 0` and `film_width = 0` it is a PsiFormer (arXiv:2211.13672).
+a a complex linear head, J the pair factor (`jastrow.py`). A factor that knows all electrons can move any node of the
+determinant; a second, additive head was measured to slow training down and to lower no energy. Random orbitals are
+Φ = a. With `heads = 0` there is no attention (SlaterNet), with `experts = 0` and `film_width = 0` it is a PsiFormer
+(arXiv:2211.13672).
 """
 
 from __future__ import annotations
