@@ -39,7 +39,7 @@ def draw(all_series: Sequence[Series], hartree_fock: dict[float, float]) -> Figu
         for ax in row:
             ax.set_xscale("log")
             figures.plain_log(ax.xaxis)
-    _legend(f, axes)
+    _legend(f, axes, names)
     return f
 
 
@@ -67,10 +67,11 @@ def _clock(here: Sequence[Series]) -> str:
     return {"wall": "wall time", "processor": "processor time"}[clocks.pop()] if len(clocks) == 1 else "time"
 
 
-def _legend(f: Figure, axes: np.ndarray) -> None:
-    """One for all panels, above them."""
+def _legend(f: Figure, axes: np.ndarray, names: Sequence[str]) -> None:
+    """One for all panels, above them; the networks first."""
     found: dict[str, Any] = {}
     for ax in axes.flat:
-        handles, names = ax.get_legend_handles_labels()
-        found.update(zip(names, handles, strict=True))
-    f.legend(list(found.values()), list(found), loc="outside upper center", ncols=3)
+        handles, labels = ax.get_legend_handles_labels()
+        found.update(zip(labels, handles, strict=True))
+    order = [n for n in names if n in found] + [n for n in found if n not in names]
+    f.legend([found[n] for n in order], order, loc="outside upper center", ncols=3)
