@@ -149,7 +149,7 @@ def test_the_figure_shows_the_end_and_the_reference():
     s = trained(-9.0)
     start = np.arange(400) < 20
     s = [replace(x, energy=np.where(start, 1e3, x.energy)) for x in s]
-    low, high = limits(s, at_equal_time(s)[1], -8.0)
+    low, high = limits(s, -8.0)
     assert -10.5 < low < -10
     assert -8 < high < -7.5
     f = draw([*s, *(replace(x, lam=2.0) for x in s)], {1.0: -8.0})

@@ -8,55 +8,69 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qernel import figures
-from qernel.bench_compare import Series, Window, at_equal_time, windows
+from qernel.bench_compare import Series, at_equal_time, windows
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 HEIGHT = 2.1
 """inches of a row"""
+EARLY = 0.2
+"""part of the time whose energies may lie above the figure"""
 
 
 @figures.style()
 def draw(all_series: Sequence[Series], hartree_fock: dict[float, float]) -> Figure:
-    """A row for each λ; `hartree_fock` has energies by λ, E0, total. Error bars are one standard error."""
+    """A row for each λ, its last panel with a scale of its own. Error bars are one standard error.
+
+    `hartree_fock` has energies by λ, E0, total.
+    """
     lams = sorted({s.lam for s in all_series})
     names = list(dict.fromkeys(s.name for s in all_series))
     looks = {name: {**figures.series(k), "ls": "-"} for k, name in enumerate(names)}
-    f, axes = figures.figure(figures.PAGE, 0.5 + HEIGHT * len(lams), len(lams), 3, sharey="row")
+    f, axes = figures.figure(figures.PAGE, 0.5 + HEIGHT * len(lams), len(lams), 3)
     for row, lam in zip(axes, lams, strict=True):
         here = [s for s in all_series if s.lam == lam]
-        end, last = at_equal_time(here)
-        _row(row, here, last, looks)
-        reference = hartree_fock.get(lam)
-        if reference is not None:
-            for ax in row:
-                ax.axhline(reference, color=figures.HF, lw=1.0, ls="--", label="Hartree–Fock")
-        row[0].set_ylim(*limits(here, last, reference))
-        row[0].set(ylabel=f"energy at λ = {lam:g} (E0)", xlabel="steps")
-        row[1].set_xlabel(f"{_clock(here)} (s)")
-        row[2].set_xlabel(f"weights; energy up to {end:.3g} s")
+        _curves(row[:2], here, looks, hartree_fock.get(lam))
+        _last(row[2], here, looks)
+        row[0].set_ylabel(f"energy at λ = {lam:g} (E0)")
         for ax in row:
-            ax.set_xscale("log")
             figures.plain_log(ax.xaxis)
     _legend(f, axes, names)
     return f
 
 
-def _row(row: np.ndarray, here: Sequence[Series], last: Sequence[Window], looks: dict[str, dict[str, Any]]) -> None:
-    """The three panels of one λ."""
-    for s, end in zip(here, last, strict=True):
-        for ax, x in ((row[0], s.numbers), (row[1], s.seconds)):
-            w = windows(s, x)
+def _curves(
+    axes: np.ndarray, here: Sequence[Series], looks: dict[str, dict[str, Any]], reference: float | None
+) -> None:
+    """Energy against steps and against seconds."""
+    for ax, x in zip(axes, ([s.numbers for s in here], [s.seconds for s in here]), strict=True):
+        for s, own in zip(here, x, strict=True):
+            w = windows(s, own)
             middle = [np.sqrt(v.low * v.high) for v in w]
             figures.curve(ax, middle, [v.energy for v in w], [v.error for v in w], looks[s.name], s.name)
-        figures.curve(row[2], [s.parameters], [end.energy], [end.error], looks[s.name], s.name)
+        if reference is not None:
+            ax.axhline(reference, color=figures.HF, lw=1.0, ls="--", label="Hartree–Fock")
+        ends = [own[-1] for own in x]
+        ax.set(xscale="log", xlim=(min(ends) * EARLY / 2, max(ends) * 1.05), ylim=limits(here, reference))
+    axes[0].set_xlabel("steps")
+    axes[1].set_xlabel(f"{_clock(here)} (s)")
 
 
-def limits(here: Sequence[Series], last: Sequence[Window], reference: float | None) -> tuple[float, float]:
-    """Of the energies: those of the last eighth of the time or later, and the reference; the start is far above."""
-    shown = [w.energy for s in here for w in windows(s, s.seconds) if w.high > s.seconds[-1] / 8]
-    shown += [w.energy for w in last] + ([] if reference is None else [reference])
+def _last(ax: Axes, here: Sequence[Series], looks: dict[str, dict[str, Any]]) -> None:
+    """The last energies at equal time against weights."""
+    end, last = at_equal_time(here)
+    for s, w in zip(here, last, strict=True):
+        figures.curve(ax, [s.parameters / 1e3], [w.energy], [w.error], looks[s.name], s.name)
+    ax.set(xscale="log", xlabel=f"weights/1000; after {end:.3g} s")
+    ax.margins(x=0.15, y=0.15)
+
+
+def limits(here: Sequence[Series], reference: float | None) -> tuple[float, float]:
+    """Of the energies: those after `EARLY` of the time, and the reference; the start is far above."""
+    shown = [w.energy for s in here for w in windows(s, s.seconds) if w.low >= EARLY * s.seconds[-1]]
+    shown += [] if reference is None else [reference]
     low, high = np.nanmin(shown), np.nanmax(shown)
     room = 0.08 * (high - low) or 1.0
     return float(low - room), float(high + room)
