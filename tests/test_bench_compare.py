@@ -137,6 +137,10 @@ def test_the_smallest_psiformer_that_reaches_our_energy():
     none = compare(trained(-9.0, -9.5))["weights"][1]
     assert "none of the 2 PsiFormers" in none["words"]
     assert "steps each" in none["words"]
+    peer = replace(series("PeriodicWave-64", 500, energy=-9.5, seed=9), optimizer="KFAC")
+    both = compare([*trained(-9.0), peer])["weights"][0]["words"]
+    assert "none of the 1 PsiFormers" in both
+    assert "PeriodicWave-64 (500 weights): energy less ours 0.5" in both
     ratio = result["time_ratios"]["network and Laplacian"]
     assert ratio["value"] == pytest.approx(3.0, abs=5 * ratio["error"])
     assert 0 < ratio["error"] < 0.1

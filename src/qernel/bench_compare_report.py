@@ -54,14 +54,19 @@ def reaching_text(ours: Series, found: Sequence[Rival], after: str) -> str:
     if not found:
         return f"{head} nothing to compare with."
     best = smallest_reaching(found)
-    sizes = ", ".join(f"{r.parameters}: {format_uncertainty(r.difference, r.error)}" for r in found)
-    listed = f"(weights: energy less ours, E0: {sizes})"
+    sizes = "; ".join(f"{r.name}, {r.parameters}: {format_uncertainty(r.difference, r.error)}" for r in found)
+    listed = f"(energy less ours, E0: {sizes})"
     if best is None:
         return (
             f"{head} none of the {len(found)} PsiFormers tried comes within two standard errors of its energy {listed}."
         )
     factor = best.parameters / ours.parameters
     return f"{head} the smallest PsiFormer that reaches its energy has {factor:.3g} times as many {listed}."
+
+
+def foreign_text(r: Rival) -> str:
+    """One sentence on a network that another program trained with another optimiser."""
+    return f"{r.name} ({r.parameters} weights): energy less ours {format_uncertainty(r.difference, r.error)} E0."
 
 
 RATIOS = {
@@ -98,11 +103,12 @@ def reaching(here: Sequence[Series]) -> list[dict[str, Any]]:
     found = []
     for end, last, unit in ((*at_equal_time(here), "s"), (*at_equal_steps(here), "steps")):
         both = list(zip(here, last, strict=True))
-        others = [(s, w) for s, w in both if s.name.startswith("psiformer")]
         for s, w in both:
             if s.name.split(",")[0] == "qernel":
-                against = rivals((s, w), others)
-                words = reaching_text(s, against, f"{end:.4g} {unit}")
+                against = rivals((s, w), [(x, v) for x, v in both if not x.name.startswith("qernel")])
+                own = {x.name for x in here if x.optimizer == s.optimizer}
+                words = reaching_text(s, [r for r in against if r.name in own], f"{end:.4g} {unit}")
+                words += "".join(" " + foreign_text(r) for r in against if r.name not in own)
                 rows = [{**asdict(r), "reaches": r.reaches} for r in against]
                 found.append({"name": s.name, "lam": s.lam, "end": end, "unit": unit, "rivals": rows, "words": words})
     return found
