@@ -57,6 +57,8 @@ from qernel.wavefunction import Network
 NETWORKS = ["qernel", "psiformer-equal", "psiformer-equal-forward", "psiformer-64", "psiformer-6x"]
 RESERVE = 15.0
 """s of a call that are left for the analysis"""
+LATER = 0.2
+"""of the set-up of a process's first leg, what the second may take: programs are compiled, not all are traced"""
 STEPS = 10**8
 """never reached: time ends a run"""
 
@@ -85,9 +87,14 @@ def resized(network: Network, width: int) -> Network:
 
 
 class Told(Console):
-    """The console, which remembers if a signal ended the run."""
+    """The console, which remembers if a signal ended the run, and when its first step was done."""
 
     interrupted = False
+    first: float | None = None
+
+    def progress(self, step: int, energy_text: str = "") -> None:
+        self.first = self.first or time.monotonic()
+        super().progress(step, energy_text)
 
     def message(self, text: str) -> None:
         self.interrupted |= "(SIG" in text
@@ -151,15 +158,16 @@ class Job:
         found = self.series()
         return float(found[0].seconds[-1]) if found else 0.0
 
-    def leg(self, walltime: float) -> bool:
-        """Train for so many seconds of wall time; was it not interrupted?"""
+    def leg(self, turn: float, walltime: float) -> tuple[bool, float]:
+        """Train for `turn` seconds after set-up, `walltime` with it; was it not interrupted, and seconds of set-up."""
+        begun = time.monotonic()
         begin = status(self.folder).step if (self.folder / "checkpoints").exists() else 0
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(sorted({*self.starts(), begin}))
         write_atomically(self.folder / "legs.json", lambda p: p.write_text(text))
         console = Told(STEPS, every=60.0)
-        run(self.config, self.folder, walltime=walltime, console=console, method=self.method)
-        return not console.interrupted
+        run(self.config, self.folder, walltime=walltime, console=console, method=self.method, turn=turn)
+        return not console.interrupted, (console.first or time.monotonic()) - begun
 
 
 def jobs_of(o: argparse.Namespace) -> list[Job]:
@@ -190,31 +198,34 @@ def jobs_of(o: argparse.Namespace) -> list[Job]:
 
 
 def train_all(jobs: Sequence[Job], seconds: float, share: float, end: float) -> bool:
-    """In turns, until each has `seconds` that count, or `end` of `time.monotonic`; were none interrupted?"""
-    failed: set[str] = set()
-    setup: dict[str, float] = {}
+    """In turns, until each has `seconds` that count, or `end` of `time.monotonic`; were none interrupted?
+
+    What is left before the end is shared out evenly, so that none gets a turn more than the others.
+    """
+    setup: dict[Path, float] = {}
+    failed: set[Path] = set()
     while True:
-        trained = False
-        for job in jobs:
-            left = seconds - np.nan_to_num(job.done())
+        missing = {j: seconds - float(np.nan_to_num(j.done())) for j in jobs if j.folder not in failed}
+        waiting = [j for j, left in missing.items() if left > 0]
+        room = end - time.monotonic() - RESERVE - sum(setup.get(j.folder, 0.0) for j in waiting)
+        turn = min(share, room / max(1, sum(len(j.lams) for j in waiting)))
+        if not waiting or turn < (share / 4 if setup else 0.0):
+            return True
+        for job in waiting:
             room = end - time.monotonic() - RESERVE
-            # A leg that would hardly begin before the end is not worth it; what none has yet told, takes no time.
-            if left <= 0 or room < 1.5 * setup.get(job.name, 0.0) + 1 or job.name in failed:
+            if room < 2 + setup.get(job.folder, 0.0):
                 continue
-            known = setup.get(str(job.folder), 0.0)
-            begin, before = time.monotonic(), job.done()
             try:
-                if not job.leg(min(room, known + len(job.lams) * max(share / 4, min(share, left)))):
-                    return False
+                # The last bit is no leg of its own: a little too much does not matter.
+                own = len(job.lams) * max(turn / 4, min(turn, missing[job]))
+                going, spent = job.leg(own, room)
             except (RunFailed, jax.errors.JaxRuntimeError) as error:
                 print(f"{job.name} failed and is left out: {one_line(str(error))[:500]}", file=sys.stderr)
-                failed.add(job.name)
+                failed.add(job.folder)
                 continue
-            trained = True
-            spent = time.monotonic() - begin - len(job.lams) * np.nan_to_num(job.done() - np.nan_to_num(before))
-            setup[str(job.folder)] = setup[job.name] = max(0.0, float(spent))
-        if not trained:
-            return True
+            if not going:
+                return False
+            setup[job.folder] = spent if job.folder in setup else spent * LATER
 
 
 def main() -> None:

@@ -65,12 +65,14 @@ def run(
     console: Console | None = None,
     begin: Callable[[Vmc], TrainState] = Vmc.blank,
     method: Method = "forward",
+    turn: float | None = None,
 ) -> TrainState:
     """Train until `config.steps` updates have been made, or `walltime` seconds are over, or a signal comes.
 
     Calling it again on the same folder goes on where it stopped. SIGINT and SIGTERM save and stop. A new run begins
     with the weights and walkers of `begin`. `method` is how the Laplacian is computed (folx for comparisons): the
-    numbers depend on it by rounding only, and a folder does not remember it.
+    numbers depend on it by rounding only, and a folder does not remember it. `turn` seconds after the first step, which
+    compiles, the run ends as for the wall time: runs that are compared take turns.
 
     Raises:
         InputError: if the folder holds a run of another configuration, cannot be written, or another process trains
@@ -92,7 +94,7 @@ def run(
         logs: list[TrainLog] = []  # of the first process
         lead(lambda: logs.append(_open_log(folder, int(state.step), files)))
         record = Record(folder, logs[0] if logs else None, config.keep, _header(vmc), console.message)
-        deadline = Deadline(None if walltime is None else started + walltime)
+        deadline = Deadline(None if walltime is None else started + walltime, turn=turn)
         state = _loop(vmc, state, record, console, stop, deadline, started - wall)
         done = int(state.step)
         console.message(f"{folder}: stopped after step {done} of {config.steps} ({stop.reason or 'all steps done'})")
@@ -155,7 +157,9 @@ def _loop(
         state = new
         recovery.passed()
         console.progress(step + 1, energy_text(metrics))
-        if step > began:  # the first step compiles and says nothing of the next
+        if step == began:  # it compiles and says nothing of the next
+            deadline.compiled()
+        else:
             deadline.step = max(deadline.step, time.monotonic() - begin)
         _take_stock(state, record, config, stop, deadline, epoch)
     if int(state.step) > (record.saved or 0) and not record.save(state, time.monotonic() - epoch):
