@@ -8,7 +8,8 @@
 Networks: `qernel` is that of the preset, `qernel-W` the same with features and experts of width W; `psiformer-W`
 (4 layers, 4 heads, keys of their own, 4 determinants, random start), `psiformer-equal` the one with as many weights as
 the preset's network, `psiformer-6x` with six times as many. A PsiFormer has folx's Laplacian, which is what the
-publication will have had, and `psiformer-equal-forward` ours, to tell the Laplacian's part from the network's.
+publication will have had, and `psiformer-equal-forward` ours, to tell the Laplacian's part from the network's; and
+`psiformer-equal-started` begins with orbitals as the preset's network does, to tell the part of the start.
 
 Every network at every λ is a run folder of its own in --out (`qernel status`, `qernel evaluate` work there), trained in
 legs, one network after the other, so that a slow hour hurts all alike. A call that ends, or is killed, goes on with the
@@ -65,19 +66,23 @@ STEPS = 10**8
 
 def network_of(name: str, config: Config) -> tuple[Network, Method]:
     """Network and Laplacian of a name. Raises `InputError` for one that does not exist, or cannot."""
-    found = re.fullmatch(r"(qernel|psiformer)(?:-(equal|\d+(?:\.\d+)?x|\d+))?(?:-(folx|forward))?", name)
-    known = "qernel, qernel-W, psiformer-W, psiformer-equal or psiformer-6x, perhaps with -folx or -forward"
+    found = re.fullmatch(r"(qernel|psiformer)(?:-(equal|\d+(?:\.\d+)?x|\d+))?(-started)?(?:-(folx|forward))?", name)
+    known = (
+        "qernel, qernel-W, psiformer-W, psiformer-equal or psiformer-6x, perhaps with -started, then -folx or -forward"
+    )
     require(found is not None, "--networks", name, known)
-    kind, size, method = found.groups()
+    kind, size, started, method = found.groups()
     base = config.network
     if kind == "qernel":
-        require(size is None or size.isdigit(), "--networks", name, known)
+        require(not started and (size is None or size.isdigit()), "--networks", name, known)
         return resized(base, int(size)) if size else base, method or "forward"
     require(size is not None, "--networks", name, known)
     if size.isdigit():
-        return psiformer(int(size)), method or "folx"
-    times = 1.0 if size == "equal" else float(size[:-1])
-    return psiformer_of(config.family, round(times * count(config.family, base)[0])), method or "folx"
+        network = psiformer(int(size))
+    else:
+        times = 1.0 if size == "equal" else float(size[:-1])
+        network = psiformer_of(config.family, round(times * count(config.family, base)[0]))
+    return replace(network, init=base.init) if started else network, method or "folx"
 
 
 def resized(network: Network, width: int) -> Network:

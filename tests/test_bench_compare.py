@@ -146,6 +146,8 @@ def test_the_smallest_psiformer_that_reaches_our_energy():
     ratio = result["time_ratios"]["network and Laplacian"]
     assert ratio["value"] == pytest.approx(3.0, abs=5 * ratio["error"])
     assert 0 < ratio["error"] < 0.1
+    family = compare([replace(s, name=s.name.replace("qernel", "qernel, family")) for s in trained(-9.0)])
+    assert family["time_ratios"]["network and Laplacian"]["value"] == ratio["value"]
     table = lines(result)
     assert len(table) == 2 + 4 + 1 + 1 + 2
     assert table[2].startswith("| 1 | qernel | 1000 | folx | 400 | 0.0995 (")
@@ -226,7 +228,9 @@ def test_names_of_networks(head_to_head):
     six, method = head_to_head.network_of("psiformer-6x-forward", config)
     assert count(config.family, six)[0] == pytest.approx(6 * ours, rel=0.02)
     assert method == "forward"
-    for wrong in ("psiformer", "qernel-equal", "psiformer-6y", "slater-8"):
+    started, method = head_to_head.network_of("psiformer-64-started", config)
+    assert (started, method) == (replace(peer, init=config.network.init), "folx")
+    for wrong in ("psiformer", "qernel-started", "qernel-equal", "psiformer-6y", "slater-8"):
         with pytest.raises(InputError, match="--networks"):
             head_to_head.network_of(wrong, config)
 

@@ -52,7 +52,7 @@ def reaching_text(ours: Series, found: Sequence[Rival], after: str) -> str:
     """One sentence on the smallest rival that reaches our energy."""
     head = f"λ = {ours.lam:g}, after {after} each, {ours.name} with {ours.parameters} weights:"
     if not found:
-        return f"{head} nothing to compare with."
+        return f"{head} no PsiFormer tried."
     best = smallest_reaching(found)
     sizes = "; ".join(f"{r.name}, {r.parameters}: {format_uncertainty(r.difference, r.error)}" for r in found)
     listed = f"(energy less ours, E0: {sizes})"
@@ -79,7 +79,7 @@ RATIOS = {
 
 def ratios(all_series: Sequence[Series]) -> dict[str, dict[str, Any]]:
     """Ratios of the times of a step at equal weights, by what makes the difference: at each λ and the mean."""
-    by_name = {(s.name, s.lam): s for s in all_series}
+    by_name = {(s.name.split(",")[0], s.lam): s for s in all_series}  # a family, too, is ours
     found: dict[str, dict[str, Any]] = {}
     for label, (slow, fast) in RATIOS.items():
         pairs = [(by_name[n, lam], by_name[fast, lam]) for n, lam in by_name if n == slow and (fast, lam) in by_name]
@@ -103,9 +103,10 @@ def reaching(here: Sequence[Series]) -> list[dict[str, Any]]:
     found = []
     for end, last, unit in ((*at_equal_time(here), "s"), (*at_equal_steps(here), "steps")):
         both = list(zip(here, last, strict=True))
+        others = [(s, w) for s, w in both if not s.name.startswith("qernel")]
         for s, w in both:
-            if s.name.split(",")[0] == "qernel":
-                against = rivals((s, w), [(x, v) for x, v in both if not x.name.startswith("qernel")])
+            if others and s.name.split(",")[0] == "qernel":
+                against = rivals((s, w), others)
                 own = {x.name for x in here if x.optimizer == s.optimizer}
                 words = reaching_text(s, [r for r in against if r.name in own], f"{end:.4g} {unit}")
                 words += "".join(" " + foreign_text(r) for r in against if r.name not in own)
