@@ -27,7 +27,7 @@ SETTINGS = (
 )
 OPTIONS = SETTINGS.split()
 COUPLINGS = 2
-TIMES = [name for name in COLUMNS if name.startswith("seconds_") or name == "wall"]
+TIMES = [name for name in COLUMNS if name.startswith("seconds_") or name in ("processor", "wall")]
 
 
 @pytest.fixture(scope="module")

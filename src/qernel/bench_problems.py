@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import math
 from dataclasses import replace
 
 import equinox as eqx
@@ -30,6 +32,10 @@ EXPERTS = replace(COMMON, experts=16, top_k=2, expert_width=64)
 """16 experts, two of them open, and a shared one."""
 
 
+WIDEST = 2048
+"""of a PsiFormer that is chosen by its number of weights"""
+
+
 def family(n: int) -> Family:
     """N polarised electrons at λ = 1 and filling 2/3."""
     return Family(n_up=n, lam=(1.0, 1.0, 1), cell=Cell(supercell=SUPERCELLS[n]))
@@ -52,12 +58,18 @@ def psiformer(width: int = 64) -> Network:
 
 
 def psiformer_of(f: Family, parameters: int) -> Network:
-    """The PsiFormer whose number of weights is nearest to that given."""
+    """The PsiFormer whose number of weights is nearest to that given.
 
-    def distance(width: int) -> int:
-        return abs(count(f, psiformer(width))[0] - parameters)
+    Of those that are possible: N random orbitals need N − 1 features, or the determinant is zero.
+    """
 
-    return psiformer(min(range(8, 257, 4), key=distance))
+    def weights(width: int) -> int:
+        return count(f, psiformer(width))[0]
+
+    # The number of weights grows with the width.
+    widths = range(4 * max(2, math.ceil((f.n_electrons - 1) / 4)), WIDEST + 1, 4)
+    k = bisect.bisect_left(widths, parameters, key=weights)
+    return psiformer(min(widths[max(0, k - 1) : k + 1], key=lambda width: abs(weights(width) - parameters)))
 
 
 def count(f: Family, network: Network) -> tuple[int, int]:

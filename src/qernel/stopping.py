@@ -38,10 +38,20 @@ class Deadline:
     """s, the longest step so far"""
     saving: float = 0.0
     """s, the longest save so far"""
+    turn: float | None = None
+    """s after the first step, which compiles, when another run's turn comes"""
+    over: float = math.inf
+    """of `time.monotonic`, the end of the turn"""
+
+    def compiled(self) -> None:
+        """The first step is done: the turn begins."""
+        if self.turn is not None:
+            self.over = time.monotonic() + self.turn
 
     def near(self) -> bool:
         """Should the run end now? With room for a step of twice the longest time and a second more."""
-        return self.at is not None and time.monotonic() + 2 * (self.step + self.saving) + 1.0 > self.at
+        now = time.monotonic()
+        return now >= self.over or (self.at is not None and now + 2 * (self.step + self.saving) + 1.0 > self.at)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from qernel import checkpoint, memory, sizes
 from qernel.config import Config, to_dict
 from qernel.errors import InputError
 from qernel.hosts import first, gathered, lead, votes
+from qernel.laplacian import Method
 from qernel.log import Console, TrainLog, provenance
 from qernel.record import Record, restore
 from qernel.recovery import Recovery, RunFailed, find
@@ -51,6 +52,7 @@ COLUMNS = {
     "condition": "number of the damped Gram matrix, from below",
     "refreshed": "walkers put anew before this update because their local energy was not finite",
     **{f"seconds_{s.replace(' ', '_')}": "s, wall time of this part of the step" for s in STAGES},
+    "processor": "s, processor time of this step, all threads of the process: other work on the machine is not in it",
     "wall": "s, wall time of the run so far, all calls together",
 }
 
@@ -62,11 +64,15 @@ def run(
     walltime: float | None = None,
     console: Console | None = None,
     begin: Callable[[Vmc], TrainState] = Vmc.blank,
+    method: Method = "forward",
+    turn: float | None = None,
 ) -> TrainState:
     """Train until `config.steps` updates have been made, or `walltime` seconds are over, or a signal comes.
 
     Calling it again on the same folder goes on where it stopped. SIGINT and SIGTERM save and stop. A new run begins
-    with the weights and walkers of `begin`.
+    with the weights and walkers of `begin`. `method` is how the Laplacian is computed (folx for comparisons): the
+    numbers depend on it by rounding only, and a folder does not remember it. `turn` seconds after the first step, which
+    compiles, the run ends as for the wall time: runs that are compared take turns.
 
     Raises:
         InputError: if the folder holds a run of another configuration, cannot be written, or another process trains
@@ -75,7 +81,7 @@ def run(
     """
     started = time.monotonic()
     sizes.check_training(config)
-    vmc = Vmc(config)
+    vmc = Vmc(config, method)
     _ = vmc.start  # bad input found here must not leave a folder behind
     _ = vmc.plan  # more walkers than devices can share are found here
     with ExitStack() as files, console or _console(config) as console, interruptible() as stop:
@@ -88,7 +94,7 @@ def run(
         logs: list[TrainLog] = []  # of the first process
         lead(lambda: logs.append(_open_log(folder, int(state.step), files)))
         record = Record(folder, logs[0] if logs else None, config.keep, _header(vmc), console.message)
-        deadline = Deadline(None if walltime is None else started + walltime)
+        deadline = Deadline(None if walltime is None else started + walltime, turn=turn)
         state = _loop(vmc, state, record, console, stop, deadline, started - wall)
         done = int(state.step)
         console.message(f"{folder}: stopped after step {done} of {config.steps} ({stop.reason or 'all steps done'})")
@@ -137,7 +143,7 @@ def _loop(
     record.saved = began
     recovery = Recovery(vmc, record, console.message)
     while (step := int(state.step)) < config.steps and not _ends(stop):
-        begin = time.monotonic()
+        begin, worked = time.monotonic(), time.process_time()
         (new, metrics, seconds), now = _step(vmc, state, console)
         if now is not vmc:
             vmc = recovery.vmc = now
@@ -146,12 +152,14 @@ def _loop(
         if fault is not None:
             state = recovery.after(fault, state, new)
             continue
-        wall = time.monotonic() - epoch
-        record.add(list(rows(step, vmc.couplings, metrics, seconds, recovery.refreshed, wall)))
+        clocks = {"processor": time.process_time() - worked, "wall": time.monotonic() - epoch}
+        record.add(list(rows(step, vmc.couplings, metrics, seconds, recovery.refreshed, clocks)))
         state = new
         recovery.passed()
         console.progress(step + 1, energy_text(metrics))
-        if step > began:  # the first step compiles and says nothing of the next
+        if step == began:  # it compiles and says nothing of the next
+            deadline.compiled()
+        else:
             deadline.step = max(deadline.step, time.monotonic() - begin)
         _take_stock(state, record, config, stop, deadline, epoch)
     if int(state.step) > (record.saved or 0) and not record.save(state, time.monotonic() - epoch):
@@ -236,15 +244,20 @@ def _header(vmc: Vmc) -> dict[str, Any]:
 
 
 def rows(
-    step: int, couplings: np.ndarray, metrics: Metrics, seconds: dict[str, float], refreshed: np.ndarray, wall: float
+    step: int,
+    couplings: np.ndarray,
+    metrics: Metrics,
+    seconds: dict[str, float],
+    refreshed: np.ndarray,
+    clocks: dict[str, float],
 ) -> Iterator[dict[str, Any]]:
-    """One log row per coupling."""
+    """One log row per coupling; `clocks` are the columns of time of the whole step."""
     once = {"moves", "energy_correlation", "update_norm", "bound", "fallback", "condition"}
     for c in range(len(metrics.energy)):
         per_coupling = {k: v if k in once else v[c] for k, v in metrics._asdict().items()}
         per_coupling["refreshed"] = int(refreshed[c])
         times = {f"seconds_{k.replace(' ', '_')}": v for k, v in seconds.items()}
-        yield {"step": step, "coupling": c, "lam": float(couplings[c, 0]), **per_coupling, **times, "wall": wall}
+        yield {"step": step, "coupling": c, "lam": float(couplings[c, 0]), **per_coupling, **times, **clocks}
 
 
 def energy_text(metrics: Metrics) -> str:
