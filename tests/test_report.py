@@ -70,6 +70,7 @@ def test_page_compares_with_references(page: str) -> None:
     h = FAMILY.hamiltonian(jax.numpy.asarray([1.0]))
     assert f"<td>{exact.ground_state_energy(h, 3):.4f}</td>" in page
     assert f"<td>{hartree_fock.lowest(h).energy:.4f}</td>" in page
+    assert "gained by QERNEL" in page
     assert "3 Bloch bands per momentum" in page
     assert "upper bound" in page
 
