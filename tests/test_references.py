@@ -150,7 +150,7 @@ def test_options_that_do_not_go_together(options, words, capsys, monkeypatch):
 
 def test_the_table_of_54_electrons_is_that_of_the_preset_and_of_an_independent_code():
     """references/moire-n54-hf.json answers for the preset's Hamiltonians, and follows the independent reference's
-    crystal, whose energies are read off between its points by a cubic; the liquid is no higher. dE/dλ is ⟨W⟩ on both."""
+    crystal, read off between its points by a cubic; the liquid is no higher. dE/dλ is ⟨W⟩ along both."""
     family = preset("moire-n54").family
     file, lam = ReferenceFile(ROOT / "references" / "moire-n54-hf.json"), np.linspace(0.25, 2, 8)
     states = {
