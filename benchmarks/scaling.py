@@ -1,4 +1,4 @@
-"""Energy against the size of the network: several sizes of one preset, each trained for the same wall time.
+"""Energy against the size of the network: several sizes of one preset, each trained for the same time.
 
     python benchmarks/scaling.py --folder runs/scaling --seconds 3600
     python benchmarks/scaling.py --folder runs/scaling-n6 --preset moire-n6 --seconds 20 --leg 10 preset width-8
@@ -6,9 +6,10 @@
 
 A size is named by what differs from the preset: width (of features, experts and shared expert), layers, determinants,
 experts, walkers, bands or init, joined by +. Each is an ordinary run in FOLDER/NAME. They are trained in turn, a leg
-each, so that what else the machine does disturbs all of them; the same command goes on, also with more --seconds or
-further names. At the end: a table, FOLDER/scaling.json, and FOLDER/scaling.pdf: energy per electron and variance,
-means over the last fifth of the steps, weights moving, and over the couplings, against weights and seconds a step.
+each, so that what else the machine does disturbs all of them. Counted is the time of the steps, without compilation.
+The same command goes on, also with more --seconds or further names. At the end: a table, FOLDER/scaling.json, and
+FOLDER/scaling.pdf: energy per electron and variance against weights and seconds a step, both means over the couplings
+and the last fifth of the steps, weights moving.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from qernel.errors import InputError, nearest
 from qernel.log import Console, read_log
 from qernel.presets import preset
 from qernel.stats import estimate, format_uncertainty
-from qernel.status import status
 
 STUDY = (
     *("width-32", "width-64", "width-96"),
@@ -40,8 +40,12 @@ NUMBERS = ("width", "layers", "determinants", "experts", "bands", "walkers")
 STARTS = ("bloch", "mixed", "random")
 STEPS = 10**8
 """more than any wall time allows"""
-ENOUGH = 3.0
-"""s: less is not worth a leg"""
+MISSING = 0.1
+"""of a leg: less is not worth another call"""
+FEWEST = 5
+"""steps, of which one or two were compiled: fewer do not tell how long one takes"""
+SLOW = 3.0
+"""times the median: a step that took longer was compiled or disturbed"""
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class Point:
     steps: int
     seconds_per_step: float
     """median over the last fifth, all parts of a step"""
-    wall: float
-    """s, compilation and saving included"""
+    trained: float
+    """s, of all steps, compilation left out"""
     energy: float
     """mean over the couplings, of the last fifth of the steps"""
     error: float
@@ -104,10 +108,15 @@ def distinct(base: Config, names: list[str]) -> dict[str, Config]:
     return found
 
 
-def legs(spent: dict[str, float], seconds: float, leg: float) -> list[tuple[str, float]]:
-    """(name, wall seconds that it should have come to) in the order of training, given what each has spent."""
-    goals = [min(seconds, leg * (k + 1)) for k in range(math.ceil(seconds / leg))]
-    return [(name, goal) for goal in goals for name in spent if goal - spent[name] > ENOUGH]
+def goals(seconds: float, leg: float) -> list[float]:
+    """Seconds of steps that every run should have come to after each round of legs."""
+    return [min(seconds, leg * (k + 1)) for k in range(math.ceil(seconds / leg))]
+
+
+def step_seconds(log: dict[str, np.ndarray]) -> np.ndarray:
+    """Seconds of every step, [steps]; at most `SLOW` times the median. None of fewer than `FEWEST`."""
+    parts: np.ndarray = sum(log[c] for c in log if c.startswith("seconds_"))[log["coupling"] == 0]
+    return np.minimum(parts, SLOW * np.median(parts)) if len(parts) >= FEWEST else np.zeros(0)
 
 
 class Noting(Console):
@@ -125,18 +134,20 @@ def train(configs: dict[str, Config], folder: Path, seconds: float, leg: float) 
     """Train all in turn. Raises `KeyboardInterrupt` if a signal ended a leg, whose run is then saved."""
     from qernel.train import run
 
-    for name, goal in legs({name: _spent(folder / name) for name in configs}, seconds, leg):
-        left = goal - _spent(folder / name)
-        if left <= ENOUGH:
-            continue
-        console = Noting(STEPS)
-        run(configs[name], folder / name, walltime=left, console=console)
-        if console.interrupted:
-            raise KeyboardInterrupt
+    for goal in goals(seconds, leg):
+        for name, config in configs.items():
+            while goal - (done := _steps_of(folder / name)).sum() > MISSING * leg:
+                # A run ends early enough for one more step; its first call spends most of its time on compiling.
+                margin = 1 + 2 * float(done.max(initial=0))
+                console = Noting(STEPS)
+                run(config, folder / name, walltime=goal - done.sum() + margin, console=console)
+                if console.interrupted:
+                    raise KeyboardInterrupt
 
 
-def _spent(folder: Path) -> float:
-    return status(folder).wall if (folder / "checkpoints").is_dir() else 0.0
+def _steps_of(folder: Path) -> np.ndarray:
+    log = folder / "train.csv"
+    return step_seconds(read_log(log)) if log.is_file() else np.zeros(0)
 
 
 def summarise(name: str, config: Config, counts: tuple[int, int], log: dict[str, np.ndarray]) -> Point | None:
@@ -144,14 +155,14 @@ def summarise(name: str, config: Config, counts: tuple[int, int], log: dict[str,
     first = log["coupling"] == 0
     steps = int(first.sum())
     tail = log["step"] >= steps - max(1, steps // 5)
-    if steps < 5:
+    if steps < FEWEST:
         return None
     n, found = config.family.n_electrons, {}
     for k in np.unique(log["coupling"]):
         mine = tail & (log["coupling"] == k)
         e = estimate(log["energy"][mine][:, None] / n)
         found[f"{log['lam'][mine][0]:.6g}"] = (e.mean, e.error)
-    parts = sum(log[c] for c in log if c.startswith("seconds_"))
+    seconds = step_seconds(log)
     means, errors = np.array(list(found.values())).T
     return Point(
         name=name,
@@ -159,8 +170,8 @@ def summarise(name: str, config: Config, counts: tuple[int, int], log: dict[str,
         active=counts[1],
         walkers=config.sampling.walkers * len(found),
         steps=steps,
-        seconds_per_step=float(np.median(parts[tail & first])),
-        wall=float(log["wall"][-1]),
+        seconds_per_step=float(np.median(seconds[-max(1, steps // 5) :])),
+        trained=float(seconds.sum()),
         energy=float(means.mean()),
         error=float(np.sqrt((errors**2).sum()) / len(errors)),
         variance=float(log["variance"][tail].mean()),
@@ -177,7 +188,17 @@ def weights(config: Config) -> tuple[int, int]:
 
 def table(points: list[Point]) -> str:
     """In Markdown; differences from the first, the preset."""
-    heads = ["size", "weights (active)", "walkers", "steps", "s a step", "wall, s", "E/N", "E/N − preset", "variance"]
+    heads = [
+        "size",
+        "weights (active)",
+        "walkers",
+        "steps",
+        "s a step",
+        "trained, s",
+        "E/N",
+        "E/N − preset",
+        "variance",
+    ]
     rows = [heads, ["---"] + ["--:"] * (len(heads) - 1)]
     for p in points:
         base = points[0]
@@ -185,7 +206,7 @@ def table(points: list[Point]) -> str:
         rows.append(
             [
                 *(p.name, f"{p.weights:,} ({p.active:,})", f"{p.walkers}", f"{p.steps}", f"{p.seconds_per_step:.3g}"),
-                *(f"{p.wall:.0f}", format_uncertainty(p.energy, p.error), change, f"{p.variance:.3g}"),
+                *(f"{p.trained:.0f}", format_uncertainty(p.energy, p.error), change, f"{p.variance:.3g}"),
             ]
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -221,7 +242,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(STUDY), metavar="SIZE")
     parser.add_argument("--preset", default="moire-n54")
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=3600, help="wall time of each size, all calls together")
+    parser.add_argument(
+        "--seconds", type=float, default=3600, help="time of the steps of each size, all calls together"
+    )
     parser.add_argument("--leg", type=float, default=600, help="seconds of a leg")
     parser.add_argument("--lam", type=float, nargs=3, metavar=("LOW", "HIGH", "POINTS"), help="couplings to train on")
     o = parser.parse_args()
@@ -237,14 +260,11 @@ def main() -> None:
 
 def study(o: argparse.Namespace) -> list[Point]:
     """Train what is left to train, and write table and figure; the points."""
-    import jax
-
-    from qernel.devices import use_cores
+    from qernel.cli import _prepare_jax
 
     if not (0 < o.leg < math.inf and 0 < o.seconds < math.inf):
         raise InputError(f"--seconds, --leg = {o.seconds:g}, {o.leg:g}: must be positive")
-    use_cores()
-    jax.config.update("jax_enable_x64", True)
+    _prepare_jax()  # as `qernel train`: what one call has compiled, the next ones find
     base = preset(o.preset)
     if o.lam is not None:
         base = replace(base, family=replace(base.family, lam=(o.lam[0], o.lam[1], int(o.lam[2]))))
@@ -254,7 +274,7 @@ def study(o: argparse.Namespace) -> list[Point]:
     found = [summarise(n, c, weights(c), read_log(o.folder / n / "train.csv")) for n, c in configs.items()]
     points = [p for p in found if p is not None]
     if not points or points[0].name != "preset":
-        raise InputError(f"--seconds {o.seconds:g}: too short for five steps of the preset")
+        raise InputError(f"--seconds {o.seconds:g}: too short for {FEWEST} steps of the preset")
     text = json.dumps([asdict(p) for p in points], indent=1) + "\n"
     (o.folder / "scaling.json").write_text(text, encoding="utf-8")
     (o.folder / "scaling.pdf").write_bytes(figures.encoded(draw(points), "pdf"))

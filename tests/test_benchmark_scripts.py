@@ -10,8 +10,9 @@ import pytest
 
 from qernel.bench_problems import count
 from qernel.errors import InputError
-from qernel.log import read_log
+from qernel.log import TrainLog, read_log
 from qernel.presets import preset
+from qernel.train import COLUMNS
 from runs import CONFIG, train_log
 
 
@@ -56,17 +57,31 @@ def test_the_default_study_has_each_size_once_around_the_preset():
     assert set(found) == {"preset", *scaling.STUDY} - same
 
 
-def test_legs_are_in_turn_and_go_on_after_what_was_done():
-    assert scaling.legs({"a": 0.0, "b": 0.0}, 25.0, 10.0) == [
-        ("a", 10.0),
-        ("b", 10.0),
-        ("a", 20.0),
-        ("b", 20.0),
-        ("a", 25.0),
-        ("b", 25.0),
-    ]
-    assert scaling.legs({"a": 19.0, "b": 9.0}, 20.0, 10.0) == [("b", 20.0)]
-    assert scaling.legs({"a": 20.0, "b": 18.0}, 20.0, 10.0) == []
+def test_legs_come_to_the_same_time_without_compilation(tmp_path, monkeypatch):
+    """Runs whose every call takes as long as it may, of which the first spends 4 s on compiling, 0.5 s a step."""
+    calls = []
+
+    def run(config, folder, walltime, console):
+        calls.append(config)
+        file = folder / "train.csv"
+        before = len(read_log(file)["step"]) if file.exists() else 0
+        compiling = 0.0 if before else 4.0
+        with TrainLog(file, COLUMNS) as log:
+            for k in range(max(1, int((walltime - compiling - 2) / 0.5))):
+                seconds = {name: 0.125 for name in COLUMNS if name.startswith("seconds_")}
+                seconds["seconds_solve"] += compiling if k == 0 else 0.0
+                log.append({"step": before + k, "coupling": 0, **seconds})
+
+    monkeypatch.setattr("qernel.train.run", run)
+    scaling.train({"a": "a", "b": "b"}, tmp_path, 25.0, 10.0)
+    for name in ("a", "b"):
+        assert scaling._steps_of(tmp_path / name).sum() == pytest.approx(25, abs=3)
+    assert calls[0] == "a"
+    rounds = [x for k, x in enumerate(calls) if k == 0 or calls[k - 1] != x]
+    assert rounds == ["a", "b"] * 3
+    count = len(calls)
+    scaling.train({"a": "a", "b": "b"}, tmp_path, 25.0, 10.0)
+    assert len(calls) == count
 
 
 def test_summary_of_a_log_made_up(tmp_path):

@@ -156,7 +156,7 @@ def test_references_are_kept_and_never_stale(tmp_path: Path, monkeypatch: pytest
     said: list[str] = []
     one = references.compute(FAMILY, c, file, 1, said.append)
     two = references.compute(FAMILY, c, file, 2, said.append)
-    assert len(said) == 2
+    assert sum(x.startswith("computing") for x in said) == 2
     assert one.bands == 1
     assert two.bands == 2
     assert all(
