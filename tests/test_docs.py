@@ -162,7 +162,17 @@ REDUCED = {
 """What is added to a command so that it takes seconds: the last of an option counts."""
 
 STORY = fenced(README[README.index("## Train, ask, report") : README.index("`report_data.nc`")])
-LONG = ("--observables all", "--lam 0.5 1.5 21", "--compare", "bench", "doctor", "--bands 6", "--explain")
+LONG = (
+    "--out hf.json",
+    "--references hf.json",
+    "--observables all",
+    "--lam 0.5 1.5 21",
+    "--compare",
+    "bench",
+    "doctor",
+    "--bands 6",
+    "--explain",
+)
 """Of the README's story only parsed: minutes, tested elsewhere, or leaving the process."""
 
 

@@ -50,6 +50,7 @@ def test_card_says_what_it_is_and_how_good(run, given):
         model.checksum,
         "1 steps at 2 couplings with 6 walkers",
         "exact, 2 bands",
+        "Hartree–Fock, liquid | Hartree–Fock, crystal",
         "What it is not for",
     ):
         assert words in card, words
@@ -63,6 +64,13 @@ def test_a_scan_of_other_weights_is_not_quoted(run):
     card = (folder / "README.md").read_text()
     assert "have not been measured" in card
     assert "exact" not in card
+
+
+def test_references_given_must_be_of_the_system(run, capfd):
+    folder = run.with_name("not-written")
+    assert main(["export", str(run), str(folder), "--references", str(run / "config.json")]) == 2
+    assert "--references" in capfd.readouterr().err
+    assert not folder.exists()
 
 
 def test_nothing_is_overwritten(run, given, capfd):

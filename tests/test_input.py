@@ -108,7 +108,7 @@ COMMANDS = {
     ("exact", "moire-n2", "--lam", "1", "--bands", "1"): [
         *("--lam", "--bands", "--n", "--phi", "--epsilon", "--sector", "--correlations"),
     ],
-    ("hf", "moire-n2", "--lam", "1"): ["--lam", "--n", "--phi", "--epsilon", "--starts", "--density"],
+    ("hf", "moire-n2", "--lam", "1"): ["--lam", "--n", "--phi", "--epsilon", "--starts", "--density", "--out"],
     ("finetune", RUN, "--lam", "1"): [
         "--lam",
         "--steps",
@@ -118,8 +118,8 @@ COMMANDS = {
         "--seed",
     ],
     ("transition", RUN): ["--quantity", "--samples", "--seed", "--figure"],
-    ("report", RUN): ["--bands", "--compare"],
-    ("export", RUN, "NEW"): ["--bands"],
+    ("report", RUN): ["--bands", "--compare", "--references"],
+    ("export", RUN, "NEW"): ["--bands", "--references"],
     ("train", "moire-n2"): ["--steps", "--walltime", "--run", "--config"],
     ("config",): [],
     ("bench",): ["--fast"],

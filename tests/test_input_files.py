@@ -20,7 +20,7 @@ from qernel.checkpoint import Header
 from qernel.config import Config, from_dict, to_dict
 from qernel.errors import InputError, one_line, shown
 from qernel.presets import preset
-from qernel.references import Reference, _read
+from qernel.reference_file import Reference, _read
 from qernel.report_data import gather
 from qernel.transition_scan import read_scan
 from runs import make_run

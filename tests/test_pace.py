@@ -144,3 +144,10 @@ def test_moves_of_a_run_are_those_made():
     assert float(metrics.energy_correlation) == 0.0
     _, metrics, _ = vmc.step(new)
     assert 0 < abs(float(metrics.energy_correlation)) < 1
+
+
+def test_types_stay_so_that_nothing_is_compiled_twice():
+    before, energy = initial(TINY), jnp.zeros((2, 256), complex)
+    after = next_pace(TINY, before, energy, jnp.zeros((), int))
+    for a, b in zip(before[:2], after[:2], strict=True):
+        assert (a.dtype, a.weak_type) == (b.dtype, b.weak_type)

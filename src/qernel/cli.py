@@ -102,6 +102,12 @@ def build_parser() -> Parser:
     report.add_argument("--bands", type=int, help="bands per k of the exact diagonalisation (default: what is quick)")
     report.add_argument("--no-references", action="store_true", help="leave out exact and Hartree-Fock values")
     report.add_argument(
+        "--references",
+        type=Path,
+        metavar="FILE",
+        help="take Hartree-Fock (and exact) states from here: a file of `qernel hf --out`, a run's references.json",
+    )
+    report.add_argument(
         "--compare",
         type=Path,
         nargs="+",
@@ -114,9 +120,16 @@ def build_parser() -> Parser:
     export.add_argument("run", type=Path, help="run folder")
     export.add_argument("folder", type=Path, help="new folder")
     export.add_argument("--bands", type=int, help="bands per k of the exact energies in the card, as in report")
+    export.add_argument(
+        "--references",
+        type=Path,
+        metavar="FILE",
+        help="take Hartree-Fock (and exact) states from here: a file of `qernel hf --out`, a run's references.json",
+    )
 
     exact = commands.add_parser("exact", help="exact diagonalisation in the lowest Bloch bands, totals in E0")
     _reference_options(exact)
+    exact.add_argument("--lam", type=float, required=True, help="moiré depth λ")
     exact.add_argument("--bands", type=int, required=True, help="bands per k")
     exact.add_argument("--sector", type=int, help="index of the total momentum (default: all)")
     exact.add_argument(
@@ -135,6 +148,21 @@ def build_parser() -> Parser:
 
     hf = commands.add_parser("hf", help="unrestricted plane-wave Hartree-Fock, totals in E0")
     _reference_options(hf)
+    hf.add_argument(
+        "--lam",
+        type=float,
+        nargs="+",
+        required=True,
+        metavar="X",
+        help="moiré depth λ; with --out also LOW HIGH POINTS",
+    )
+    hf.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.json",
+        help="follow the branches along λ and keep every state here, for report and export --references FILE.json; "
+        "the same command goes on where it was interrupted",
+    )
     hf.add_argument("--starts", nargs="+", default=["liquid", "crystal"], help="liquid, crystal, random")
     hf.add_argument("--cutoff", type=float, help="kinetic cutoff of the plane waves in E0")
     hf.add_argument(
@@ -192,7 +220,6 @@ def _axis_options(p: Parser) -> None:
 
 def _reference_options(p: Parser) -> None:
     p.add_argument("preset", help="preset that gives system and material")
-    p.add_argument("--lam", type=float, required=True, help="moiré depth λ")
     p.add_argument("--n", type=int, help="electrons, spin-polarised (default: the preset's)")
     p.add_argument("--spin", type=int, nargs=2, metavar=("UP", "DOWN"), help="electrons by spin")
     p.add_argument("--phi", type=float, help="φ in degrees")

@@ -79,15 +79,21 @@ def finetune(o: argparse.Namespace) -> int:
     from qernel.family import Grid
     from qernel.finetune import finetune, finetuned
 
-    lam = [o.lam[0], o.lam[0], 1] if len(o.lam) == 1 else o.lam
-    whole = len(lam) == 3 and 1 <= lam[2] < 2**31 and lam[2] == int(lam[2])
-    require(whole, "--lam", o.lam, "one λ, or LOW HIGH and a number of POINTS")
+    lam = _range(o.lam)
     parent = load(o.parent)
-    config = finetuned(parent, Grid(lam=(lam[0], lam[1], int(lam[2]))), o.steps)
+    config = finetuned(parent, Grid(lam=lam), o.steps)
     config = from_dict(override(to_dict(config), o.rest))
     parent_folder = o.parent.resolve() if o.parent.name in ("", "..") else o.parent
     folder = o.run or parent_folder.with_name(f"{parent_folder.name}-finetuned")
     return _training(partial(finetune, parent, config), folder, o.walltime)
+
+
+def _range(lam: list[float]) -> tuple[float, float, int]:
+    """(low, high, points) of --lam X or --lam LOW HIGH POINTS. Raises `InputError` for anything else."""
+    given = [lam[0], lam[0], 1] if len(lam) == 1 else lam
+    whole = len(given) == 3 and 1 <= given[2] < 2**31 and given[2] == int(given[2])
+    require(whole, "--lam", lam, "one λ, or LOW HIGH and a number of POINTS")
+    return given[0], given[1], int(given[2])
 
 
 def config(o: argparse.Namespace) -> int:
@@ -198,18 +204,17 @@ def report(o: argparse.Namespace) -> int:
     from qernel.report_data import gather
 
     _own_files(o.run)
-    data = gather(o.run, o.bands, not o.no_references, compare=o.compare)
+    require(not (o.no_references and o.references), "--references", o.references, "left out with --no-references")
+    data = gather(o.run, o.bands, not o.no_references, compare=o.compare, given=o.references)
     file = write(data)
     print_summary(data)
     print(file)
     return 0
 
 
-def _hamiltonian(o: argparse.Namespace) -> Any:
-    """The preset's Hamiltonian with the options of `exact` and `hf`."""
+def _family(o: argparse.Namespace) -> Any:
+    """The preset's family with the options of `exact` and `hf`."""
     from dataclasses import replace
-
-    import jax.numpy as jnp
 
     from qernel.presets import preset
 
@@ -224,7 +229,15 @@ def _hamiltonian(o: argparse.Namespace) -> Any:
         family = replace(family, material=replace(family.material, epsilon=o.epsilon))
     if o.twist is not None:
         family = replace(family, twist=(o.twist[0], o.twist[1]))
-    return family.hamiltonian(jnp.asarray(family.vector(lam=o.lam)))
+    return family
+
+
+def _hamiltonian(o: argparse.Namespace, lam: float) -> Any:
+    """Of that family at a depth, everything else in the middle of its range."""
+    import jax.numpy as jnp
+
+    family = _family(o)
+    return family.hamiltonian(jnp.asarray(family.vector(lam=lam)))
 
 
 def export(o: argparse.Namespace) -> int:
@@ -232,7 +245,7 @@ def export(o: argparse.Namespace) -> int:
     from qernel.export import export
 
     _own_files(o.run)
-    print(export(o.run, o.folder, o.bands))
+    print(export(o.run, o.folder, o.bands, given=o.references))
     return 0
 
 
@@ -241,7 +254,7 @@ def exact(o: argparse.Namespace) -> int:
     from qernel.exact import solve, solve_all, to_json
     from qernel.tables import reference_table
 
-    h = _hamiltonian(o)
+    h = _hamiltonian(o, o.lam)
     if o.correlations is not None:
         require(o.correlations.suffix == ".nc", "--correlations", o.correlations, "a file .nc")
         _writable("--correlations", o.correlations)
@@ -268,11 +281,14 @@ def hf(o: argparse.Namespace) -> int:
     from qernel.hartree_fock import branches, to_json
     from qernel.tables import reference_table
 
-    h = _hamiltonian(o)
     known = ["liquid", "crystal", "random"]
     for start in o.starts:
         if start not in known:
             raise InputError(f"--starts = {start}: unknown; {nearest(start, known)}")
+    if o.out is not None:
+        return _hf_table(o)
+    require(len(o.lam) == 1, "--lam", o.lam, "one λ, unless --out FILE is given")
+    h = _hamiltonian(o, o.lam[0])
     if o.density is not None:
         require(o.density.suffix == ".npy", "--density", o.density, "a file .npy")
         _writable("--density", o.density)
@@ -287,8 +303,45 @@ def hf(o: argparse.Namespace) -> int:
     if o.json:
         print(json.dumps(data, indent=2))
     else:
-        reference_table(data, h.n_electrons, f"Hartree-Fock, λ = {o.lam}")
+        reference_table(data, h.n_electrons, f"Hartree-Fock, λ = {o.lam[0]}")
         print(f"density of the lowest state: {low:.4f} to {high:.4f}, mean {mean:.4f} electrons per a_M²")
+    return 0
+
+
+def _hf_table(o: argparse.Namespace) -> int:
+    """Branches along λ into a file, and as a table."""
+    from dataclasses import asdict, replace
+
+    import numpy as np
+
+    from qernel.family import check_range
+    from qernel.hf_branches import follow
+    from qernel.reference_file import ReferenceFile
+    from qernel.tables import branches_table
+
+    for option in ("cutoff", "density"):
+        require(getattr(o, option) is None, f"--{option}", getattr(o, option), "left out with --out")
+    require("random" not in o.starts, "--starts", "random", "liquid, crystal or both, with --out")
+    require(o.out.suffix == ".json", "--out", o.out, "a file .json")
+    _writable("--out", o.out)
+    ours = not o.out.exists() or bool(ReferenceFile(o.out).records)
+    require(ours, "--out", o.out, "a new file, or one of this command")
+    lam = _range(o.lam)
+    check_range("--lam", "lam", lam)
+    family = replace(_family(o), lam=lam)
+    depths = np.linspace(*lam)
+    couplings = np.stack([family.vector(lam=x) for x in depths])
+    say = partial(print, file=sys.stderr, flush=True)
+    found = follow(family, couplings, o.out, tuple(dict.fromkeys(o.starts)), say)
+    if o.json:
+        rows = {
+            start: [{"lam": x, **asdict(r)} for x, r in zip(depths, states, strict=True)]
+            for start, states in found.items()
+        }
+        print(json.dumps({**rows, "n_electrons": family.n_electrons, "units": "E0"}, indent=2))
+    else:
+        branches_table(depths, found, family.n_electrons)
+        print(o.out)
     return 0
 
 

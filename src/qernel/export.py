@@ -47,11 +47,18 @@ qernel finetune {folder} --lam {middle:g} --run runs/one-coupling
 COPIED = ("config.json", "provenance.json")
 
 
-def export(run: Path, folder: Path, bands: int | None = None, potential: Potential | None = None) -> Path:
+def export(
+    run: Path,
+    folder: Path,
+    bands: int | None = None,
+    potential: Potential | None = None,
+    given: Path | None = None,
+) -> Path:
     """Copy what is needed to ask, scan, finetune or go on with a run into `folder`; the path of its card, README.md.
 
     The newest undamaged checkpoint is taken. If RUN/results.nc is a scan of it, the card has its energies beside those
-    of exact diagonalisation with `bands` bands per k, as the report.
+    of exact diagonalisation with `bands` bands per k and of Hartree–Fock, as the report; they are also taken from the
+    file `given`.
 
     Raises `InputError` if there is no run, its scan is of another one, or the folder exists and is not empty.
     """
@@ -69,7 +76,7 @@ def export(run: Path, folder: Path, bands: int | None = None, potential: Potenti
         folder=folder,
         middle=float(model.config.family.vector()[0]),
         facts="\n".join(f"| {a} | {b} |" for a, b in facts(model, header)),
-        accuracy=accuracy(model, run, bands, potential),
+        accuracy=accuracy(model, run, bands, potential, given),
     )
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "checkpoints" / file.name, partial(shutil.copyfile, file))
@@ -115,11 +122,11 @@ def architecture(config: Config) -> str:
     )
 
 
-def accuracy(model: Model, run: Path, bands: int | None, potential: Potential | None) -> str:
+def accuracy(model: Model, run: Path, bands: int | None, potential: Potential | None, given: Path | None = None) -> str:
     """The scan's energies as a table in Markdown, or a sentence if there is no scan of these weights."""
     if not (run / "results.nc").is_file():
         return "The energies have not been measured: there was no scan.\n"
-    data = gather(run, bands, potential=potential)
+    data = gather(run, bands, potential=potential, given=given)
     if int(data.dataset.attrs["training_steps"]) != model.step:
         return "The energies have not been measured: the scan was of other weights.\n"
     percent, _ = exact_difference(data)
@@ -131,7 +138,10 @@ def accuracy(model: Model, run: Path, bands: int | None, potential: Potential | 
         "variance": [f"{x:.3g}" for x in data.values("variance")],
         f"exact, {data.references.bands} bands": [number(x, 4) for x in data.reference("exact", "energy")],
         "difference, %": [number(x, 3, sign=True) for x in percent],
-        "Hartree–Fock": [number(x, 4) for x in data.reference("hartree_fock", "energy")],
+        **{
+            f"Hartree–Fock, {x}": [number(e, 4) for e in data.reference(f"hartree_fock_{x}", "energy")]
+            for x in ("liquid", "crystal")
+        },
     }
     shown = {head: cells for head, cells in columns.items() if any(cells)}
     rows = [list(shown), ["--:"] * len(shown), *zip(*shown.values(), strict=True)]

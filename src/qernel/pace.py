@@ -46,7 +46,8 @@ def initial(config: Config) -> Pace:
     """Before any update."""
     sweeps, size = config.sampling.sweeps, (len(config.couplings), config.sampling.walkers)
     moves = START if sweeps == "auto" else sweeps
-    return Pace(jnp.asarray(moves), jnp.zeros(()), jnp.zeros(size, config.network.dtype))
+    # Of a definite type, as after an update: everything that takes it would be compiled twice otherwise.
+    return Pace(jnp.asarray(moves, int), jnp.zeros(()), jnp.zeros(size, config.network.dtype))
 
 
 def next_pace(config: Config, pace: Pace, energy: ComplexSamples, step: Int[Array, ""]) -> Pace:

@@ -1,28 +1,22 @@
-"""Exact and Hartree–Fock energies beside a scan, kept in RUN/references.json so that they are computed once.
-
-A kept value is used again only if every number of its Hamiltonian, the number of bands and the plane-wave cutoff are
-the ones asked for.
-"""
+"""Exact and Hartree–Fock energies beside a scan, kept in RUN/references.json so that they are computed once."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
-from qernel import __version__, bands, exact, hartree_fock
+from qernel import exact
 from qernel.cell import Cell, FloatArray
-from qernel.config import to_dict
 from qernel.determinants import Momenta, dimensions
+from qernel.errors import InputError
 from qernel.family import Family
-from qernel.files import write_atomically
 from qernel.hamiltonian import Hamiltonian
+from qernel.hf_branches import STARTS, follow
+from qernel.reference_file import Reference, ReferenceFile, exact_question, existing, hartree_fock_question
 
 MAX_BANDS = {1: 16, 2: 16}
 """most bands for so many electrons: pairs converge slowly with the bands, and cost nothing"""
@@ -31,6 +25,7 @@ MAX_DIMENSION = 3000
 """largest sector that is diagonalised without being asked for"""
 MAX_ELECTRONS_EXACT = 6
 MAX_ELECTRONS_HF = 12
+"""most electrons whose Hartree–Fock is quick enough to be computed for a report; of more it is read from a file"""
 CONVERGED = 0.002
 """most that the last band may have lowered the energy, E0, where the exact energy is called converged"""
 
@@ -38,30 +33,22 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A reference state. Energies in E0, totals."""
-
-    energy: float
-    kinetic: float
-    moire: float
-    interaction: float
-    state: str
-    """total momentum of the exact state, start of the Hartree–Fock one"""
-    converged: bool
-    last_band: float | None
-    """by how much the last band lowered the energy, E0; none for Hartree–Fock and for a single band"""
-    seconds: float
-
-
-@dataclass(frozen=True)
 class References:
     """Reference states at each coupling of a scan; None where there is none."""
 
     exact: list[Reference | None]
-    hartree_fock: list[Reference | None]
+    hartree_fock_liquid: list[Reference | None]
+    hartree_fock_crystal: list[Reference | None]
     bands: int | None
     """bands per k of the exact diagonalisation, None if there was none"""
     n_electrons: int
+
+    @property
+    def hartree_fock(self) -> list[Reference | None]:
+        """The lower of the two branches at each coupling, or the one that is known."""
+        pairs = zip(self.hartree_fock_liquid, self.hartree_fock_crystal, strict=True)
+        known = ([x for x in pair if x is not None] for pair in pairs)
+        return [min(pair, key=lambda x: x.energy, default=None) for pair in known]
 
     @property
     def exact_converged(self) -> bool:
@@ -73,7 +60,8 @@ class References:
 
 def none(n_electrons: int, couplings: int) -> References:
     """No references at all."""
-    return References([None] * couplings, [None] * couplings, None, n_electrons)
+    empty: list[Reference | None] = [None] * couplings
+    return References(empty, empty, empty, None, n_electrons)
 
 
 def choose_bands(cell: Cell, n_up: int, n_down: int) -> int | None:
@@ -90,44 +78,65 @@ def choose_bands(cell: Cell, n_up: int, n_down: int) -> int | None:
 
 
 def compute(
-    family: Family, couplings: FloatArray, file: Path, n_bands: int | None = None, say: Say = print
+    family: Family,
+    couplings: FloatArray,
+    path: Path,
+    n_bands: int | None = None,
+    say: Say = print,
+    given: Path | None = None,
 ) -> References:
-    """References at couplings [couplings, names], from `file` where it has them, and added to it where not.
+    """References at couplings [couplings, names]: those that are kept, and those that are quick to compute.
 
     Args:
         family: gives the Hamiltonians.
         couplings: coupling vectors.
-        file: the JSON file that keeps them.
+        path: the JSON file that keeps them; what is computed, or found in `given`, is added to it.
         n_bands: bands per k of the exact diagonalisation; by default as many as are quick (`choose_bands`).
-        say: told once if something has to be computed.
+        say: told if something has to be computed.
+        given: another such file, of `qernel hf --out` or of another run.
 
-    Raises `InputError` if the exact diagonalisation asked for is impossible.
+    Raises `InputError` if the exact diagonalisation asked for is impossible, or `given` has nothing for this system.
     """
     chosen = choose_bands(family.cell, family.n_up, family.n_down) if n_bands is None else n_bands
-    kept = _read(file)
-    exacts: list[Reference | None] = []
-    determinants: list[Reference | None] = []
-    told = False
-    for c in couplings:
-        h = family.hamiltonian(jnp.asarray(c))
-        for method, wanted, out in (
-            ("exact", chosen is not None, exacts),
-            ("hartree_fock", family.n_electrons <= MAX_ELECTRONS_HF, determinants),
-        ):
-            if not wanted:
-                out.append(None)
-                continue
-            question = _question(method, h, chosen)
-            found = next((r["answer"] for r in kept if r["question"] == question), None)
-            if found is None:
-                if not told:
-                    say(f"computing exact and Hartree-Fock energies at {len(couplings)} couplings; kept in {file}")
-                    told = True
-                found = asdict(_exact(h, chosen or 0) if method == "exact" else _hartree_fock(h))
-                kept.append({"question": question, "answer": found})
-                _write(file, kept)
-            out.append(Reference(**found))
-    return References(exacts, determinants, chosen, family.n_electrons)
+    hamiltonians = [family.hamiltonian(jnp.asarray(c)) for c in couplings]
+    if given is not None:
+        _take_over(hamiltonians, chosen, existing(given), ReferenceFile(path))
+    if family.n_electrons <= MAX_ELECTRONS_HF:
+        follow(family, couplings, path, say=say)
+    file = ReferenceFile(path)
+    liquid, crystal = ([file.find(hartree_fock_question(h, start)) for h in hamiltonians] for start in STARTS)
+    found = References(_exact_states(hamiltonians, chosen, file, say), liquid, crystal, chosen, family.n_electrons)
+    missing = sum(x is None for x in found.hartree_fock)
+    if missing:
+        say(f"no Hartree-Fock at {missing} of {len(couplings)} couplings; `qernel hf --out FILE` computes it")
+    return found
+
+
+def _take_over(hamiltonians: list[Hamiltonian], n_bands: int | None, given: ReferenceFile, file: ReferenceFile) -> None:
+    """Add to `file` what it lacks and `given` has. Raises `InputError` if `given` has nothing."""
+    questions = [hartree_fock_question(h, start) for h in hamiltonians for start in STARTS]
+    questions += [exact_question(h, n_bands) for h in hamiltonians if n_bands is not None]
+    answers = [(q, found) for q in questions if (found := given.find(q)) is not None]
+    if not answers:
+        states = f"none of its {len(given.records)} states is of a Hamiltonian of this scan"
+        raise InputError(f"--references {given.path}: {states}")
+    for question, answer in answers:
+        if file.find(question) is None:
+            file.add(question, answer)
+
+
+def _exact_states(
+    hamiltonians: list[Hamiltonian], n_bands: int | None, file: ReferenceFile, say: Say
+) -> list[Reference | None]:
+    if n_bands is None:
+        return [None] * len(hamiltonians)
+    questions = [exact_question(h, n_bands) for h in hamiltonians]
+    if any(file.find(q) is None for q in questions):
+        say(f"computing exact energies at {len(hamiltonians)} couplings; kept in {file.path}")
+    for h, question in zip(hamiltonians, questions, strict=True):
+        if file.find(question) is None:
+            file.add(question, _exact(h, n_bands))
+    return [file.find(q) for q in questions]
 
 
 def describe(r: References) -> list[str]:
@@ -146,18 +155,20 @@ def describe(r: References) -> list[str]:
         sentences.append(f"{text} It took {sum(x.seconds for x in solved):.1f} s.")
     else:
         sentences.append("No exact diagonalisation: the system is too large for it, or it was not asked for.")
-    determinants = [x for x in r.hartree_fock if x is not None]
+    determinants = [x for x in (*r.hartree_fock_liquid, *r.hartree_fock_crystal) if x is not None]
     if determinants:
         text = (
-            "Hartree–Fock: the lower of two unrestricted plane-wave solutions, started from the liquid and from the "
-            "crystal; an upper bound."
+            "Hartree–Fock: two unrestricted plane-wave solutions, the liquid followed upwards in λ and the crystal "
+            "downwards, also where they are only metastable; the lower one is an upper bound."
         )
         failed = sum(not x.converged for x in determinants)
         if failed:
             text += f" {failed} of {len(determinants)} did not converge."
         sentences.append(f"{text} It took {sum(x.seconds for x in determinants):.1f} s.")
     else:
-        sentences.append("No Hartree–Fock: the system is too large for it, or it was not asked for.")
+        words = "No Hartree–Fock: it was not asked for"
+        large = "; for a system of this size, qernel hf --out FILE computes it, and report --references FILE reads it"
+        sentences.append(words + (large if r.n_electrons > MAX_ELECTRONS_HF else "") + ".")
     return sentences
 
 
@@ -176,60 +187,3 @@ def _exact(h: Hamiltonian, n_bands: int) -> Reference:
         last_band=None if fewer is None else fewer - state.energy,
         seconds=time.monotonic() - begin,
     )
-
-
-def _hartree_fock(h: Hamiltonian) -> Reference:
-    begin = time.monotonic()
-    state = hartree_fock.lowest(h, starts=("liquid", "crystal"))
-    return Reference(
-        energy=state.energy,
-        kinetic=state.kinetic,
-        moire=state.moire,
-        interaction=state.interaction,
-        state=state.start,
-        converged=state.converged,
-        last_band=None,
-        seconds=time.monotonic() - begin,
-    )
-
-
-def _question(method: str, h: Hamiltonian, n_bands: int | None) -> dict[str, Any]:
-    """Everything a reference depends on, as JSON."""
-    numbers = {name: round(float(getattr(h, name)), 12) for name in ("lam", "v0", "phi", "u")}
-    question = {
-        "method": method,
-        "version": __version__,
-        **({"bands": n_bands, "cutoff": bands.CUTOFF} if method == "exact" else {"cutoff": hartree_fock.CUTOFF}),
-        **numbers,
-        "twist": [round(float(t), 12) for t in np.asarray(h.twist)],
-        **{name: to_dict(getattr(h, name)) for name in ("cell", "n_up", "n_down", "gate", "potential")},
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(question))
-    return plain
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    """Records of an earlier call; none if the file is missing or of another kind."""
-    try:
-        records = json.loads(file.read_text(encoding="utf-8"))["records"]
-        for r in records:
-            answer = Reference(**r["answer"])
-            numbers = (
-                answer.energy,
-                answer.kinetic,
-                answer.moire,
-                answer.interaction,
-                answer.last_band,
-                answer.seconds,
-            )
-            if any(not isinstance(x, int | float | None) for x in numbers) or not isinstance(answer.state, str):
-                return []
-            r["question"]
-        return list(records)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []
-
-
-def _write(file: Path, records: list[dict[str, Any]]) -> None:
-    text = json.dumps({"units": "E0, total over the electrons", "records": records}, indent=1) + "\n"
-    write_atomically(file, lambda p: p.write_text(text, encoding="utf-8"))

@@ -27,6 +27,7 @@ def write_report(
     references: bool = True,
     potential: Potential | None = None,
     compare: Sequence[Path] = (),
+    given: Path | None = None,
 ) -> Path:
     """Write RUN/report.html, RUN/figures and RUN/report_data.nc about a trained and scanned run; the page's path.
 
@@ -36,12 +37,13 @@ def write_report(
         references: compare with exact diagonalisation and Hartree–Fock; kept in RUN/references.json.
         potential: of a run with a one-body potential that is not built in.
         compare: other run folders with results.nc to set beside it.
+        given: a file with references, of `qernel hf --out` or of another run.
 
     Raises:
         InputError: one line if something is missing, the exact diagonalisation asked for is impossible, or a run to
             compare with has nothing in common with this one.
     """
-    return write(gather(run, bands, references, potential, compare))
+    return write(gather(run, bands, references, potential, compare, given))
 
 
 def write(data: RunData) -> Path:

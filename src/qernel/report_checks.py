@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from qernel import tables
 from qernel.cell import FloatArray
 from qernel.labels import coupling_label
 from qernel.report_data import RunData
@@ -125,10 +126,19 @@ def _hartree_fock(data: RunData) -> Check:
     if np.all(np.isnan(reference)):
         return Check(name, "no test", "There is no Hartree–Fock energy to compare with.")
     z = sigmas(data.values("energy") - reference, data.values("energy_error"), data.values("energy"))
+    compared = int(np.sum(~np.isnan(z)))
     above = [label for label, x in zip(data.labels, z, strict=True) if x > 3]
     if above:
         return Check(name, "attention", f"The energy is above that of Hartree–Fock at {'; '.join(above)}.")
-    return Check(name, "ok", "The energy is nowhere above that of Hartree–Fock by more than 3σ.")
+    gain = (reference - data.values("energy")) / data.n
+    least = int(np.nanargmin(gain))
+    amount = tables.text(float(gain[least]), float(data.values("energy_error")[least]) / data.n)
+    words = (
+        "Nowhere above the lower branch of Hartree–Fock by more than 3σ, and below it by more than that at "
+        f"{int(np.sum(z < -3))} of the {compared} couplings that have one (of {len(z)}); least at "
+        f"{data.labels[least]}, by {amount} E₀ per electron."
+    )
+    return Check(name, "ok", words)
 
 
 def drift(steps: np.ndarray, energy: np.ndarray) -> tuple[float, float]:

@@ -70,7 +70,10 @@ class RunData:
         return self.values(error) if error in self.dataset else np.full(self.dataset[name].shape, np.nan)
 
     def reference(self, method: str, name: str) -> FloatArray:
-        """A reference value ("exact" or "hartree_fock"; "energy", …) at each coupling, NaN where there is none."""
+        """A reference value at each coupling, NaN where there is none.
+
+        `method` is a list of `References`: exact, hartree_fock (the lower branch), hartree_fock_liquid, _crystal.
+        """
         states = getattr(self.references, method)
         return np.array([np.nan if s is None else getattr(s, name) for s in states], dtype=float)
 
@@ -141,8 +144,11 @@ def gather(
     with_references: bool = True,
     potential: Potential | None = None,
     compare: Sequence[Path] = (),
+    given: Path | None = None,
 ) -> RunData:
     """Read a run folder, and others to compare with, and compute, or find again, the references of its scan.
+
+    `given` is a file that has references already, as of `qernel hf --out`.
 
     Raises:
         InputError: one line if there is no run, no checkpoint or no scan, the files do not belong together, or another
@@ -164,7 +170,7 @@ def gather(
     found = references.none(family.n_electrons, len(couplings))
     if with_references:
         say = lambda text: print(text, file=sys.stderr)  # noqa: E731
-        found = references.compute(family, couplings, run / "references.json", bands, say)
+        found = references.compute(family, couplings, run / "references.json", bands, say, given)
     log = _log(run / "train.csv")
     return RunData(run, config, dataset, log, found, header, others)
 

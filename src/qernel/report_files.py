@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     import xarray
 
 TERMS = ("energy", "kinetic", "moire", "interaction")
-METHODS = {"exact": "exact diagonalisation", "hartree_fock": "Hartree–Fock"}
+METHODS = {
+    "exact": "exact diagonalisation",
+    "hartree_fock": "Hartree–Fock",
+    "hartree_fock_liquid": "Hartree–Fock followed from the liquid",
+    "hartree_fock_crystal": "Hartree–Fock followed from the crystal",
+}
 
 
 def write_figures(folder: Path, drawings: Iterable[Drawing]) -> list[Path]:
@@ -58,6 +63,9 @@ def with_references(data: RunData) -> xarray.Dataset:
             values = data.reference(method, term)
             found[f"{method}_{term}"] = ("coupling", values, {"units": "E0", "long_name": text})
         names = ["" if s is None else s.state for s in states]
+        if method != "exact":
+            order = {"units": "1", "long_name": f"largest |ρ_K|/N of the density of {words}"}
+            found[f"{method}_order_parameter"] = ("coupling", data.reference(method, "order_parameter"), order)
         found[f"{method}_state"] = ("coupling", names, {"long_name": f"state of {words}"})
     if "exact_energy" in found:
         last = np.array([np.nan if s is None or s.last_band is None else s.last_band for s in data.references.exact])

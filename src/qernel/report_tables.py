@@ -69,6 +69,27 @@ def energy_tables(data: RunData) -> str:
     return report_html.table(energies) + report_html.sentences([words]) + report_html.table(terms)
 
 
+def hartree_fock_table(data: RunData) -> str:
+    """Both branches of Hartree–Fock and how far below the lower one the network is, per electron; empty without any."""
+    if all(x is None for x in data.references.hartree_fock):
+        return ""
+    per, columns = 1 / data.n, {SYMBOLS[n]: [f"{x:.6g}" for x in data.values(n)] for n in data.config.family.names}
+    for name, head, scale in (("energy", "E", per), ("interaction", "E_int", per), ("order_parameter", "|ρ_K|/N", 1.0)):
+        for branch in ("liquid", "crystal"):
+            values = scale * data.reference(f"hartree_fock_{branch}", name)
+            columns[f"{head}, {branch}"] = [number(x, 5 if scale == per else 3) for x in values]
+    below = (data.reference("hartree_fock", "energy") - data.values("energy")) * per
+    errors = data.values("energy_error") * per
+    columns["gained by QERNEL"] = [
+        "" if math.isnan(b) else text(float(b), float(e)) for b, e in zip(below, errors, strict=True)
+    ]
+    words = (
+        "Both branches of Hartree–Fock, in E₀ per electron, and by how much the energy lies below the lower one; "
+        "|ρ_K|/N is the largest √3×√3 density wave of the determinant."
+    )
+    return report_html.sentences([words]) + report_html.table(columns)
+
+
 def averages_table(data: RunData) -> str:
     """The means over twists, beside those of the exact energies, as HTML; empty without a twist average."""
     means = averages(data.dataset)

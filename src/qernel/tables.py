@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from qernel.stats import format_uncertainty
 
 if TYPE_CHECKING:
     import xarray
+
+    from qernel.reference_file import Reference
 
 
 def _print(table: Table) -> None:
@@ -121,4 +123,20 @@ def reference_table(data: dict[str, Any], n_electrons: int, title: str) -> None:
         cells = [f"{s[k]:.4f}" if isinstance(s[k], float) else str(s[k]) for k in labels]
         terms = [f"{s[k]:.5f}" for k in ("energy", "kinetic", "moire", "interaction")]
         table.add_row(*cells, *terms, f"{s['energy'] / n_electrons:.5f}")
+    _print(table)
+
+
+def branches_table(lam: Iterable[float], branches: Mapping[Any, Sequence[Reference]], n_electrons: int) -> None:
+    """Branches of Hartree–Fock along λ: energies per electron and order parameters, a row for each λ."""
+    table = Table(title=f"Hartree-Fock, N = {n_electrons}, E0 per electron", title_justify="left")
+    table.add_column("λ", justify="right")
+    for start in branches:
+        for head in ("E", "E_int", "order"):
+            table.add_column(f"{head}, {start}", justify="right")
+    for k, x in enumerate(lam):
+        cells = []
+        for states in branches.values():
+            s = states[k]
+            cells += [f"{s.energy / n_electrons:.5f}", f"{s.interaction / n_electrons:.5f}", f"{s.order_parameter:.3f}"]
+        table.add_row(f"{x:g}", *cells)
     _print(table)

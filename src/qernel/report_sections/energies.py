@@ -13,26 +13,28 @@ from qernel.references import describe
 from qernel.report_checks import exact_difference
 from qernel.report_data import RunData
 from qernel.report_sections.section import BARS, Drawing, Section, coupling_axis, mev_axis
-from qernel.report_tables import energy_tables
+from qernel.report_tables import energy_tables, hartree_fock_table
 
 
 def energies(data: RunData) -> Section:
     """Tables of the energies, what the references are worth, and figures of energy, interaction and the other terms."""
     parts: list[str | Drawing] = [energy_tables(data), report_html.sentences(describe(data.references))]
+    parts += [hartree_fock_table(data)]
     parts += [energy(data), interaction(data), terms(data)]
     uses = ("energy", "kinetic", "moire", "interaction", "tau", "r_hat", "ess", "acceptance", "outside")
     return Section("Energies", parts, uses)
 
 
 def draw(ax: Any, data: RunData, name: str) -> None:
-    """An energy per electron against the coupling: measured points with error bars, exact and Hartree–Fock lines."""
+    """An energy per electron against the coupling: measured points, lines of the exact one and both of Hartree–Fock."""
     y, error = data.values(name) / data.n, data.errors(name) / data.n
     groups = data.groups
     for k, (label, index) in enumerate(groups):
         look, x = series(k), data.x[index]
         for method, text, line, ink in (
             ("exact", f"exact ({data.references.bands} bands)", "-", EXACT),
-            ("hartree_fock", "Hartree–Fock", "--", HF),
+            ("hartree_fock_liquid", "Hartree–Fock, liquid", ":", HF),
+            ("hartree_fock_crystal", "Hartree–Fock, crystal", "--", HF),
         ):
             values = data.reference(method, name)[index] / data.n
             if not np.all(np.isnan(values)):
