@@ -52,4 +52,7 @@ train shallow train "$preset" --train_at.lam 0.25 0.75 "$half" --sampling.walker
 train family-from-shallow finetune "$folder/shallow" --lam 0.25 2 "$COUPLINGS" --sampling.walkers "$WALKERS" --steps "$CHECK"
 scan family-from-shallow
 qernel transition "$folder/family" || exit
-qernel report "$folder/family" --compare "$folder/family-from-shallow"
+table=$(dirname "$0")/../references/$preset-hf.json
+references=()
+[ -f "$table" ] && references=(--references "$table")
+qernel report "$folder/family" --compare "$folder/family-from-shallow" "${references[@]}"
