@@ -69,6 +69,16 @@ def _run(count):
     return json.loads(done.stdout)
 
 
+@pytest.mark.parametrize(("cores", "parts"), [(1, False), (2, True)])
+def test_on_one_core_no_operation_is_cut_into_parts(monkeypatch, cores, parts):
+    """They waited for each other for ever, in a run pinned to one core."""
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(devices, "available_cores", lambda: cores)
+    devices.use_cores()
+    assert ("--xla_cpu_multi_thread_eigen=false" in os.environ["XLA_FLAGS"]) != parts
+
+
 @pytest.fixture(scope="module")
 def one():
     return _run(1)
