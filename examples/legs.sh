@@ -12,7 +12,8 @@
 #     family/report.html  its scan and transition, beside the other's
 #
 # Deep couplings first because weights that know the liquid alone keep it (docs/phase-diagram.md). Steps, couplings and
-# walkers are set in the environment, e.g. STEPS=5000 examples/legs.sh …; further arguments go to the two fresh trainings.
+# walkers are set in the environment, e.g. STEPS=5000 examples/legs.sh …, before the first call: a stage that has ended is not
+# lengthened. Further arguments go to the two fresh trainings.
 set -u
 
 preset=$1

@@ -2,8 +2,10 @@ import gc
 import os
 from pathlib import Path
 
-# Tests compile hundreds of small programs and run each for a moment: compile quickly rather than well.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+# Tests compile hundreds of small programs and run each for a moment: compile quickly rather than well. Each in one thread,
+# as in a run (`devices.use_cores`): a test that sorted a hundred numbers was seen to wait for its parts for ever.
+FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_multi_thread_eigen=false"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
 
 import jax
 import pytest

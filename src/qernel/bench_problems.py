@@ -14,6 +14,7 @@ import numpy as np
 from qernel.cell import Cell
 from qernel.config import Config, Sampling
 from qernel.family import Family
+from qernel.sizes import parameters as weights_of
 from qernel.types import Walkers
 from qernel.wavefunction import Network, Point, Wavefunction, make_start
 
@@ -64,7 +65,7 @@ def psiformer_of(f: Family, parameters: int) -> Network:
     """
 
     def weights(width: int) -> int:
-        return count(f, psiformer(width))[0]
+        return weights_of(Config(family=f, network=psiformer(width)))  # without its starting orbitals
 
     # The number of weights grows with the width.
     widths = range(4 * max(2, math.ceil((f.n_electrons - 1) / 4)), WIDEST + 1, 4)

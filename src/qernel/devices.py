@@ -44,9 +44,9 @@ def use_cores() -> None:
             jax.config.update("jax_num_cpu_devices", cores)
         except RuntimeError:  # too late
             return
-    if (cores > 1 or available_cores() == 1) and "xla_cpu_multi_thread_eigen" not in flags:
-        # Every device then computes in one thread of its own. On a single core operations cut into parts, as they
-        # otherwise are, were seen to wait for ever (scores of a family of 18 electrons, within twenty steps).
+    if "xla_cpu_multi_thread_eigen" not in flags:
+        # Every device computes in one thread of its own. Operations cut into parts, as they otherwise are where there is
+        # one device, were seen to wait for ever: with one core within twenty steps of a family of 18 electrons.
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     # XLA's pool has a thread for each core. A device that waits for the others holds one, and so does an operation that
     # waits for its parts: all threads can come to wait, for ever.
