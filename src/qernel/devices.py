@@ -45,8 +45,8 @@ def use_cores() -> None:
         except RuntimeError:  # too late
             return
     if "xla_cpu_multi_thread_eigen" not in flags:
-        # Every device computes in one thread of its own. Operations cut into parts, as they otherwise are where there is
-        # one device, were seen to wait for ever: with one core within twenty steps of a family of 18 electrons.
+        # Every device computes in one thread of its own. Operations cut into parts, as they otherwise are where there
+        # is one device, were seen to wait for ever: on one core within twenty steps of a family of 18 electrons.
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     # XLA's pool has a thread for each core. A device that waits for the others holds one, and so does an operation that
     # waits for its parts: all threads can come to wait, for ever.
