@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 # Tests compile hundreds of small programs and run each for a moment: compile quickly rather than well. Each in one
-# thread, as in a run (`devices.use_cores`): a test that sorted a hundred numbers was seen to wait for its parts for ever.
+# thread, as in a run (`devices.use_cores`): a test that sorted some numbers was seen to wait for its parts for ever.
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0", "--xla_cpu_multi_thread_eigen=false"]
 )
