@@ -5,13 +5,14 @@
 #
 # until it says that all is done (exit code 0; 3: call it again; else something failed). What it makes in that folder:
 #
-#     deep                the deep couplings alone; then
+#     deep                λ = 2 alone, with all walkers; then
 #     family              all couplings, from there: the model
-#     shallow             the shallow couplings alone; then
+#     shallow             λ = 0.25 alone; then
 #     family-from-shallow all couplings, from there: the other side of the hysteresis
 #     family/report.html  its scan and transition, beside the other's
 #
-# Deep couplings first because weights that know the liquid alone keep it (docs/phase-diagram.md). Steps, couplings and
+# The deepest coupling first because weights that know the liquid alone keep it (docs/phase-diagram.md), and alone because
+# a family from scratch was caught between the phases where one coupling was not (docs/reproduction.md). Steps, couplings and
 # walkers are set in the environment, e.g. STEPS=5000 examples/legs.sh …, before the first call: a stage that has ended is not
 # lengthened. Further arguments go to the two fresh trainings.
 set -u
@@ -23,10 +24,10 @@ shift 3
 : "${FIRST:=2000}"       # steps of deep and of shallow
 : "${STEPS:=12000}"      # steps of family
 : "${CHECK:=4000}"       # steps of family-from-shallow
-: "${COUPLINGS:=32}"     # of all; half as many on one side
-: "${WALKERS:=32}"       # at each of all; twice as many on one side
+: "${COUPLINGS:=32}"     # of family and family-from-shallow
+: "${WALKERS:=32}"       # at each of them
 : "${POINTS:=36}"        # of the scan
-half=$((COUPLINGS / 2)) twice=$((WALKERS * 2))
+all=$((COUPLINGS * WALKERS))
 
 # train NAME qernel-arguments: until its steps are done, or the time is.
 train() {
@@ -46,10 +47,10 @@ scan() {
         --observables density structure_factor order_parameter pair_correlation susceptibility || exit
 }
 
-train deep train "$preset" --train_at.lam 1.25 2 "$half" --sampling.walkers "$twice" --steps "$FIRST" "$@"
+train deep train "$preset" --train_at.lam 2 2 1 --sampling.walkers "$all" --steps "$FIRST" "$@"
 train family finetune "$folder/deep" --lam 0.25 2 "$COUPLINGS" --sampling.walkers "$WALKERS" --steps "$STEPS"
 scan family
-train shallow train "$preset" --train_at.lam 0.25 0.75 "$half" --sampling.walkers "$twice" --steps "$FIRST" "$@"
+train shallow train "$preset" --train_at.lam 0.25 0.25 1 --sampling.walkers "$all" --steps "$FIRST" "$@"
 train family-from-shallow finetune "$folder/shallow" --lam 0.25 2 "$COUPLINGS" --sampling.walkers "$WALKERS" --steps "$CHECK"
 scan family-from-shallow
 qernel transition "$folder/family" || exit

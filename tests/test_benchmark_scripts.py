@@ -103,7 +103,7 @@ def test_summary_of_a_log_made_up(tmp_path):
 
 def test_walkers_are_shared_out_over_the_couplings():
     config = large.configuration("moire-n54:1024", None)
-    assert (len(config.couplings), config.sampling.walkers) == (8, 128)
+    assert (len(config.couplings), config.sampling.walkers) == (32, 32)
     assert (
         large.configuration("moire-n54:8", None).family.lam[2],
         large.configuration("moire-n150:2", None).steps,

@@ -58,8 +58,8 @@ def test_stages_follow_each_other_and_go_on(leg):
         given.append(calls[-1])
         assert f"--run {name} --walltime 5" in calls[-1]
         assert len(calls) == 1 if name == "deep" else f"--run {names[names.index(name) - 1]} " in calls[0]
-    assert "--train_at.lam 1.25 2 16" in given[0]
-    assert "--train_at.lam 0.25 0.75 16" in given[2]
+    assert "--train_at.lam 2 2 1 --sampling.walkers 1024" in given[0]
+    assert "--train_at.lam 0.25 0.25 1 --sampling.walkers 1024" in given[2]
     assert given[1].startswith("finetune deep --lam 0.25 2 32 --sampling.walkers 32 --steps 12000 ")
     assert given[3].startswith("finetune shallow --lam 0.25 2 32 ")
     assert ["--seed 7" in x for x in given] == [True, False, True, False]
@@ -79,7 +79,7 @@ def test_without_a_table_of_hartree_fock_there_is_none(leg):
         code, calls, _ = leg(540, preset="moire-n6", COUPLINGS="8", WALKERS="4")
     assert code == 0
     assert calls[-1] == "report family --compare family-from-shallow"
-    assert "--sampling.walkers 4" in calls[0]
+    assert "--sampling.walkers 4 " in calls[0]
 
 
 def test_too_little_time_begins_nothing(leg):
