@@ -23,7 +23,7 @@ class Ring(Wavefunction):
 
     def __init__(self, a, b):
         self.embed = self.lift = self.blocks = self.head = self.pair = self.factor = None
-        self.weights = self.weights_response = self.start = None
+        self.weights = self.weights_response = self.mixing = self.start = None
         self.a, self.b = jnp.asarray(a, "float64"), jnp.asarray(b, "float64")
 
     def __call__(self, electrons, point):
