@@ -8,7 +8,6 @@ from qernel.cell import Cell
 from qernel.config import Config, Sampling
 from qernel.errors import InputError, nearest
 from qernel.family import Family
-from qernel.spring import Spring
 from qernel.units import Material
 from qernel.wavefunction import Network
 
@@ -87,9 +86,8 @@ def moire_n8() -> Config:
 def moire_n54() -> Config:
     """N = 54 on 9×9 cells, filling 2/3; wants a GPU.
 
-    Couplings close together, because a network changes no faster with λ than it was taught, mixed orbitals, which
-    prefer neither phase, and steps of so many weights that are bounded by what they do to log ψ rather than by their
-    length (docs/settings.md). `examples/legs.sh` trains λ = 2 first.
+    Couplings close together, because a network changes no faster with λ than it was taught, and mixed orbitals, which
+    prefer neither phase (docs/settings.md). `examples/legs.sh` trains λ = 2 first.
     """
     return Config(
         name="moire-n54",
@@ -104,7 +102,6 @@ def moire_n54() -> Config:
             jastrow_shells=40,
             init="mixed",
         ),
-        optimizer=Spring(max_norm=1.0),
         sampling=Sampling(walkers=32),
         steps=50_000,
     )
