@@ -12,6 +12,9 @@ import jax
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+# One device from here on, whichever test comes first: a command would make one of every core.
+jax.config.update("jax_num_cpu_devices", 1)
+jax.devices()
 
 
 @pytest.fixture(scope="module", autouse=True)

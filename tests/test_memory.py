@@ -20,7 +20,7 @@ from qernel.scores import score_rows
 from qernel.train import run
 from qernel.vmc import Vmc
 
-N54 = preset("moire-n54")
+N54 = replace(preset("moire-n54"), sampling=Sampling(walkers=128))
 TINY = Config(
     family=Family(n_up=2, cell=Cell(supercell=((1, 1), (2, -1))), lam=(0.5, 1.0, 2)),
     network=replace(EXACT, experts=0, heads=0, film_width=2, jastrow_shells=2, plane_wave_cutoff=40.0),
