@@ -5,16 +5,16 @@
 #
 # until it says that all is done (exit code 0; 3: call it again; else something failed). What it makes in that folder:
 #
-#     deep                λ = 2 alone, with all walkers; then
+#     deep                λ = 2 alone; then
 #     family              all couplings, from there: the model
 #     shallow             λ = 0.25 alone; then
 #     family-from-shallow all couplings, from there: the other side of the hysteresis
 #     family/report.html  its scan and transition, beside the other's
 #
 # The deepest coupling first because weights that know the liquid alone keep it (docs/phase-diagram.md), and alone because
-# a family from scratch was caught between the phases where one coupling was not (docs/reproduction.md). Steps, couplings and
-# walkers are set in the environment, e.g. STEPS=5000 examples/legs.sh …, before the first call: a stage that has ended is not
-# lengthened. Further arguments go to the two fresh trainings.
+# a family from scratch was caught between the phases where one coupling was not (docs/reproduction.md). Steps, couplings,
+# walkers and the rest are set in the environment, e.g. STEPS=5000 examples/legs.sh …, before the first call: a stage that has
+# ended is not lengthened. Further arguments go to the two fresh trainings.
 set -u
 
 preset=$1
@@ -26,8 +26,9 @@ shift 3
 : "${CHECK:=4000}"       # steps of family-from-shallow
 : "${COUPLINGS:=32}"     # of family and family-from-shallow
 : "${WALKERS:=32}"       # at each of them
+: "${ALONE:=$((COUPLINGS * WALKERS))}" # walkers of deep and of shallow: all of them
 : "${POINTS:=36}"        # of the scan
-all=$((COUPLINGS * WALKERS))
+: "${REFERENCES:=$(dirname "$0")/../references/$preset-hf.json}" # Hartree-Fock to draw beside it, if there is such a file
 
 # train NAME qernel-arguments: until its steps are done, or the time is.
 train() {
@@ -47,14 +48,13 @@ scan() {
         --observables density structure_factor order_parameter pair_correlation susceptibility || exit
 }
 
-train deep train "$preset" --train_at.lam 2 2 1 --sampling.walkers "$all" --steps "$FIRST" "$@"
+train deep train "$preset" --train_at.lam 2 2 1 --sampling.walkers "$ALONE" --steps "$FIRST" "$@"
 train family finetune "$folder/deep" --lam 0.25 2 "$COUPLINGS" --sampling.walkers "$WALKERS" --steps "$STEPS"
 scan family
-train shallow train "$preset" --train_at.lam 0.25 0.25 1 --sampling.walkers "$all" --steps "$FIRST" "$@"
+train shallow train "$preset" --train_at.lam 0.25 0.25 1 --sampling.walkers "$ALONE" --steps "$FIRST" "$@"
 train family-from-shallow finetune "$folder/shallow" --lam 0.25 2 "$COUPLINGS" --sampling.walkers "$WALKERS" --steps "$CHECK"
 scan family-from-shallow
 qernel transition "$folder/family" || exit
-table=$(dirname "$0")/../references/$preset-hf.json
 references=()
-[ -f "$table" ] && references=(--references "$table")
+[ -f "$REFERENCES" ] && references=(--references "$REFERENCES")
 qernel report "$folder/family" --compare "$folder/family-from-shallow" "${references[@]}"

@@ -74,12 +74,17 @@ def test_stages_follow_each_other_and_go_on(leg):
     assert (code, [c.split()[0] for c in calls]) == (0, ["transition", "report"])
 
 
-def test_without_a_table_of_hartree_fock_there_is_none(leg):
-    for _ in range(5):
+def test_without_a_table_of_hartree_fock_there_is_none(leg, tmp_path):
+    first = leg(540, preset="moire-n6", COUPLINGS="8", WALKERS="4", ALONE="64")[1]
+    assert "--sampling.walkers 64 " in first[0]
+    for _ in range(4):
         code, calls, _ = leg(540, preset="moire-n6", COUPLINGS="8", WALKERS="4")
     assert code == 0
     assert calls[-1] == "report family --compare family-from-shallow"
     assert "--sampling.walkers 4 " in calls[0]
+    (tmp_path / "hf.json").touch()
+    _, calls, _ = leg(540, preset="moire-n6", REFERENCES=str(tmp_path / "hf.json"))
+    assert calls[-1].endswith(f"--references {tmp_path}/hf.json")
 
 
 def test_too_little_time_begins_nothing(leg):
