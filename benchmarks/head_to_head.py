@@ -48,12 +48,12 @@ from qernel.figures import encoded
 from qernel.files import write_atomically
 from qernel.laplacian import Method
 from qernel.log import Console, provenance, read_log
+from qernel.network import Network
 from qernel.presets import preset
 from qernel.recovery import RunFailed
 from qernel.status import status
 from qernel.stopping import parse_walltime
 from qernel.train import run
-from qernel.wavefunction import Network
 
 NETWORKS = ["qernel", "psiformer-equal", "psiformer-equal-forward", "psiformer-64", "psiformer-6x"]
 RESERVE = 15.0

@@ -15,9 +15,10 @@ from qernel.family import Family
 from qernel.log import TrainLog
 from qernel.presets import EXACT
 from qernel.scan import save_dataset, to_dataset
+from qernel.start import make_start
 from qernel.stats import Estimate
 from qernel.train import COLUMNS
-from qernel.wavefunction import Wavefunction, make_start
+from qernel.wavefunction import Wavefunction
 
 FAMILY = Family(n_up=2, cell=Cell(supercell=((1, 1), (2, -1))), lam=(0.5, 1.5, 3))
 CONFIG = Config(name="made-up", family=FAMILY, network=EXACT, steps=240)

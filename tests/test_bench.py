@@ -13,7 +13,8 @@ from qernel.bench_machine import Machine, alternate, products, quantity
 from qernel.bench_problems import psiformer, psiformer_of
 from qernel.bench_report import as_json, lines
 from qernel.presets import EXACT
-from qernel.wavefunction import Wavefunction, make_start
+from qernel.start import make_start
+from qernel.wavefunction import Wavefunction
 
 MACHINE = Machine("a processor", 2, 1e11, 1e10, 1e-5)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from qernel.chunks import fill_chunks, map_chunks, sum_chunks
-from qernel.wavefunction import Point
+from qernel.start import Point
 
 RNG = np.random.default_rng(0)
 WALKERS = jnp.asarray(RNG.normal(size=(2, 7, 3, 2)))

@@ -8,7 +8,8 @@ import pytest
 
 from qernel.gradient import clip_per_coupling, energy_gradient, residuals
 from qernel.scores import score_rows
-from qernel.wavefunction import Point, Wavefunction
+from qernel.start import Point
+from qernel.wavefunction import Wavefunction
 
 BASE = (0.4, 0.7)
 COUPLINGS = np.array([0.5, 1.6])

@@ -11,7 +11,8 @@ from qernel.family import Family
 from qernel.laplacian import by_folx, kinetic_energy, value_gradient_laplacian
 from qernel.moe import with_experts
 from qernel.presets import EXACT
-from qernel.wavefunction import Wavefunction, make_start
+from qernel.start import make_start
+from qernel.wavefunction import Wavefunction
 
 NETWORK = replace(EXACT, jastrow_shells=3, plane_wave_cutoff=40.0)
 FAMILY = Family(n_up=3, lam=(0.5, 1.5, 2), twist=(0.31, -0.17), cell=Cell(supercell=((2, 1), (-1, 2))))

@@ -16,8 +16,9 @@ from qernel.family import Family
 from qernel.memory import Plan
 from qernel.presets import EXACT
 from qernel.scores import Held, Streamed, derivatives, score_rows
+from qernel.start import make_start
 from qernel.vmc import Vmc
-from qernel.wavefunction import Wavefunction, log_psi, make_start
+from qernel.wavefunction import Wavefunction, log_psi
 
 NETWORK = replace(EXACT, experts=6, top_k=2, jastrow_shells=3, plane_wave_cutoff=40.0)
 FAMILY = Family(n_up=3, lam=(0.5, 1.5, 2), twist=(0.31, -0.17), cell=Cell(supercell=((2, 1), (-1, 2))))

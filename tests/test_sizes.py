@@ -20,8 +20,8 @@ from qernel.family import Family
 from qernel.memory import GIB
 from qernel.presets import preset
 from qernel.result import Settings
+from qernel.start import make_start
 from qernel.vmc import Vmc
-from qernel.wavefunction import make_start
 
 N3 = preset("moire-n3")
 OTHERS = Config(

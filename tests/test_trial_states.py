@@ -17,8 +17,9 @@ from qernel.cell import Cell, lattice_points
 from qernel.observables import known
 from qernel.presets import preset
 from qernel.slater import draw, log_amplitudes, make_tables
+from qernel.start import make_start
 from qernel.units import Material
-from qernel.wavefunction import log_psi, make_start
+from qernel.wavefunction import log_psi
 from states import FREE, NETWORK, TORUS, close, config, exact_walkers, finalised, ideal, model_of
 
 TWIST = (0.3, 0.1)

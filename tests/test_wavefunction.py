@@ -11,8 +11,10 @@ from qernel.cell import Cell
 from qernel.errors import InputError
 from qernel.family import Family
 from qernel.moe import with_experts
+from qernel.network import Network
 from qernel.presets import EXACT
-from qernel.wavefunction import Network, Wavefunction, log_psi, make_start
+from qernel.start import make_start
+from qernel.wavefunction import Wavefunction, log_psi
 
 TINY = replace(EXACT, determinants=2, experts=3, top_k=1, jastrow_shells=4, plane_wave_cutoff=60.0)
 POLARISED = Family(n_up=3, lam=(0.5, 1.5, 2), twist=(0.31, -0.17), cell=Cell(supercell=((2, 1), (-1, 2))))

@@ -17,9 +17,10 @@ from qernel.bench_machine import Machine, Program, Quantity, alternate, measure_
 from qernel.bench_problems import COMMON, EXPERTS, config, count, family, problem, psiformer_of
 from qernel.laplacian import kinetic_energy
 from qernel.moe import with_experts
+from qernel.network import Network
 from qernel.presets import preset
 from qernel.vmc import Vmc
-from qernel.wavefunction import Network, log_psi
+from qernel.wavefunction import log_psi
 
 WALKERS = {6: 64, 18: 32, 54: 8, 150: 2}
 """walkers of a timing, by N: a fraction of a second of work each"""

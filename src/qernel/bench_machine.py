@@ -18,8 +18,8 @@ import numpy as np
 
 from qernel.compiling import OPTIONS, precise
 from qernel.devices import SPREAD, WHOLE, available_cores, mesh, on_each, place
+from qernel.start import Point
 from qernel.types import Walkers
-from qernel.wavefunction import Point
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,11 @@ import numpy as np
 from qernel.cell import Cell
 from qernel.config import Config, Sampling
 from qernel.family import Family
+from qernel.network import Network
 from qernel.sizes import parameters as weights_of
+from qernel.start import Point, make_start
 from qernel.types import Walkers
-from qernel.wavefunction import Network, Point, Wavefunction, make_start
+from qernel.wavefunction import Wavefunction
 
 SUPERCELLS = {
     6: ((3, 0), (0, 3)),

@@ -22,10 +22,11 @@ from qernel.cell import FloatArray
 from qernel.compiling import compiled
 from qernel.evaluate import Model, initial_chains
 from qernel.sampling import Chains, move, wave_density, wrap
+from qernel.start import Point
 from qernel.stats import estimate
 from qernel.types import Key, PerCoupling, Walkers
 from qernel.vmc import measure
-from qernel.wavefunction import Point, Wavefunction, log_psi
+from qernel.wavefunction import Wavefunction, log_psi
 
 TERMS = ("energy", "moire", "interaction")
 

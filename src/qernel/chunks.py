@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from qernel.start import Point
 from qernel.types import Walkers
-from qernel.wavefunction import Point
 
 OfWalkers = Callable[[Float[Array, "chunk electrons 2"], Any], Any]
 """A function of walkers [chunk, N, 2] and their points [chunk, …]."""

@@ -15,8 +15,8 @@ from qernel.cell import FloatArray
 from qernel.errors import InputError, nearest, require, shown
 from qernel.family import Family, Grid
 from qernel.hamiltonian import MoirePotential, Potential
+from qernel.network import Network
 from qernel.spring import Spring
-from qernel.wavefunction import Network
 
 NAME = re.compile(r"\w[\w .,+=()-]{0,99}")
 """names of runs, of which folders are made: no path, nothing a terminal or a page would act upon"""

@@ -21,11 +21,11 @@ from qernel.cell import FloatArray
 from qernel.compiling import compiled
 from qernel.config import Config, Sampling
 from qernel.doctor_machine import Check, Verdict, judged
+from qernel.network import Network
 from qernel.presets import EXACT, preset
 from qernel.result import Settings
 from qernel.stats import format_uncertainty
 from qernel.vmc import Metrics, Vmc
-from qernel.wavefunction import Network
 
 SINGLE = np.dtype(Network().dtype)
 """precision of weights and walkers, as in every preset that is trained"""

@@ -27,9 +27,10 @@ from qernel.hamiltonian import Hamiltonian, Potential
 from qernel.measuring import sample
 from qernel.observables.density import density_bins
 from qernel.result import Result, Settings
+from qernel.start import Point
 from qernel.types import Walkers
 from qernel.vmc import Vmc
-from qernel.wavefunction import Point, Wavefunction
+from qernel.wavefunction import Wavefunction
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from jaxtyping import Array, Float
 
 from qernel.chunks import sum_chunks
 from qernel.devices import SPREAD, WHOLE, on_each, total
+from qernel.start import Point
 from qernel.types import ComplexSamples, Samples, Walkers
-from qernel.wavefunction import Point, Wavefunction
+from qernel.wavefunction import Wavefunction
 
 
 def clip_per_coupling(energy: ComplexSamples, width: float) -> ComplexSamples:

@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from qernel.jets import Jet, own_block
+from qernel.start import Point
 from qernel.types import ComplexPerWalker, Electrons, LogPsi
-from qernel.wavefunction import Point, Wavefunction
+from qernel.wavefunction import Wavefunction
 
 Matrices = Complex[Array, "*batch electrons electrons"]
 

@@ -22,8 +22,9 @@ from qernel.jets_attention import attention
 from qernel.jets_experts import experts
 from qernel.jets_head import LogPsiJet, log_psi_jet
 from qernel.moe import with_experts
+from qernel.start import Point
 from qernel.types import ComplexPerWalker, LogPsi, PerWalker
-from qernel.wavefunction import Block, Point, Wavefunction
+from qernel.wavefunction import Block, Wavefunction
 
 Method = Literal["forward", "folx"]
 

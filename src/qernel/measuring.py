@@ -29,9 +29,10 @@ from qernel.observables.energy import estimates
 from qernel.observables.interface import Values, group_of, groups, sum_groups
 from qernel.result import Result, Settings
 from qernel.sampling import adapt_width
+from qernel.start import Point, Start
 from qernel.stats import estimate
 from qernel.types import Key, PerCoupling, Walkers
-from qernel.wavefunction import Point, Start, Wavefunction
+from qernel.wavefunction import Wavefunction
 
 LENGTH = 20
 """sweeps in a block"""

@@ -22,7 +22,7 @@ from qernel import hosts
 from qernel.config import Config
 from qernel.devices import mesh
 from qernel.moe import SPARSE_FROM
-from qernel.wavefunction import Network
+from qernel.network import Network
 
 T = TypeVar("T")
 

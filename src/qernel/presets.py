@@ -8,8 +8,8 @@ from qernel.cell import Cell
 from qernel.config import Config, Sampling
 from qernel.errors import InputError, nearest
 from qernel.family import Family
+from qernel.network import Network
 from qernel.units import Material
-from qernel.wavefunction import Network
 
 EXACT = Network(
     layers=1,

@@ -20,7 +20,7 @@ from qernel.labels import TWISTS, coupling_label
 from qernel.log import read_log
 from qernel.references import References
 from qernel.report_others import Other, config_of, find_others, read_scan
-from qernel.wavefunction import Start, make_start
+from qernel.start import Start, make_start
 
 if TYPE_CHECKING:
     import xarray

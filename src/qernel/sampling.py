@@ -22,8 +22,9 @@ from jaxtyping import Array, Bool, Float, Int
 from qernel.cell import Cell
 from qernel.chunks import map_chunks
 from qernel.devices import SPREAD, WHOLE, mean_of_walkers, on_each, own
+from qernel.start import Point
 from qernel.types import Electrons, Key, PerCoupling, PerWalker, Samples, Walkers
-from qernel.wavefunction import Point, Wavefunction
+from qernel.wavefunction import Wavefunction
 
 T = TypeVar("T")
 

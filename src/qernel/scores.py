@@ -25,8 +25,9 @@ from jaxtyping import Array, Float, Int
 from qernel.chunks import fill_chunks
 from qernel.devices import SPREAD, WHOLE, all_columns, own_columns, own_turns, sharing, to_columns, total
 from qernel.gradient import weighted_scores
+from qernel.start import Point
 from qernel.types import Walkers
-from qernel.wavefunction import Point, Wavefunction
+from qernel.wavefunction import Wavefunction
 
 Rows = Float[Array, "M P"]
 

@@ -29,8 +29,9 @@ from qernel.pace import Pace, initial, next_pace
 from qernel.sampling import Sampled, adapt_width, random_walkers, sample
 from qernel.scores import Held, Streamed, score_rows
 from qernel.spring import Spring, SpringInfo
+from qernel.start import Point, Start, make_start
 from qernel.types import Chosen, Key, PerCoupling, Walkers
-from qernel.wavefunction import Point, Start, Wavefunction, make_start
+from qernel.wavefunction import Wavefunction
 
 
 class TrainState(NamedTuple):

@@ -13,9 +13,6 @@ determinant; a second, additive head was measured to slow training down and to l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -23,135 +20,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from qernel.cell import FloatArray
-from qernel.errors import require
-from qernel.family import Family
 from qernel.jastrow import Jastrow
 from qernel.layers import Attention, Film, Linear
 from qernel.mixing import Mixing
 from qernel.moe import MixtureOfExperts
-from qernel.orbitals import Occupations, PlaneWaves, choose_occupations, orbital_coefficients, plane_waves, whole_bands
-from qernel.types import Couplings, Electrons, Features, Key, LogPsi, PerWalker
+from qernel.network import Network
+from qernel.start import Point, Start
+from qernel.types import Electrons, Features, Key, LogPsi, PerWalker
 
 OrbitalPart = Float[Array, "*batch determinants electrons electrons"]
-
-
-MOST_UNITS = 10**12
-"""of any width: beyond all that fits into memory, which is another matter (`sizes.py`)"""
-
-MOST = {"layers": 256, "experts": 1024, "determinants": 1024}
-"""of what is compiled or looked for one by one"""
-
-
-@dataclass(frozen=True)
-class Network:
-    """Sizes of the wavefunction. Raises `InputError` where they do not fit together."""
-
-    layers: int = 2
-    """trunk blocks"""
-    width: int = 32
-    """features per electron"""
-    heads: int = 4
-    """query heads of the attention; 0: no attention (SlaterNet)"""
-    kv_heads: int = 2
-    """key/value heads, shared by heads/kv_heads query heads each"""
-    experts: int = 4
-    """routed experts; 0: the shared expert alone (a dense perceptron)"""
-    top_k: int = 2
-    """most routed experts open for one electron"""
-    expert_width: int = 32
-    """hidden width of a routed expert"""
-    shared_width: int = 32
-    """hidden width of the shared expert"""
-    determinants: int = 4
-    """determinants K"""
-    film_width: int = 16
-    """width of the coupling embedding; 0: no conditioning by FiLM"""
-    jastrow_shells: int = 12
-    """plane waves of the pair factor (pairs ±G)"""
-    init: Literal["bloch", "mixed", "random"] = "bloch"
-    """start from non-interacting orbitals, from random mixtures of their lowest bands, or from random functions"""
-    bands: int = 1
-    """bands that are mixed (init mixed)"""
-    plane_wave_cutoff: float = 200.0
-    """kinetic cutoff of the starting orbitals, E0"""
-    dtype: Literal["float32", "float64"] = "float32"
-    """precision of weights and walkers"""
-
-    def __post_init__(self) -> None:
-        for name in ("layers", "width", "shared_width", "determinants", "jastrow_shells", "bands"):
-            require(getattr(self, name) >= 1, f"network.{name}", getattr(self, name), "at least 1")
-        for name in ("heads", "experts", "film_width"):
-            require(getattr(self, name) >= 0, f"network.{name}", getattr(self, name), "at least 0")
-        for name in ("layers", "width", "shared_width", "determinants", "jastrow_shells", "heads", "experts"):
-            most = MOST.get(name, MOST_UNITS)
-            require(getattr(self, name) <= most, f"network.{name}", getattr(self, name), f"at most {most}")
-        for name in ("film_width", "expert_width", "kv_heads"):
-            require(getattr(self, name) <= MOST_UNITS, f"network.{name}", getattr(self, name), f"at most {MOST_UNITS}")
-        if self.heads:
-            require(self.width % self.heads == 0, "network.width", self.width, f"a multiple of heads = {self.heads}")
-            require(
-                self.kv_heads >= 1 and self.heads % self.kv_heads == 0,
-                "network.kv_heads",
-                self.kv_heads,
-                f"a divisor of heads = {self.heads}",
-            )
-        if self.experts:
-            require(
-                1 <= self.top_k <= self.experts,
-                "network.top_k",
-                self.top_k,
-                f"from 1 to the number of experts = {self.experts}",
-            )
-            require(self.expert_width >= 1, "network.expert_width", self.expert_width, "at least 1")
-        require(0 < self.plane_wave_cutoff <= 2000, "network.plane_wave_cutoff", self.plane_wave_cutoff, "0 to 2000 E0")
-
-
-class Point(NamedTuple):
-    """What the wavefunction is told of one coupling vector: no weight enters. May carry a couplings axis."""
-
-    c: Float[Array, "*couplings names"]
-    """couplings, normalised to [−1, 1] over the family's ranges"""
-    u: Float[Array, "*couplings"]
-    twist: Float[Array, "*couplings 2"]
-    orbitals_re: Float[Array, "*couplings orbitals waves"]
-    orbitals_im: Float[Array, "*couplings orbitals waves"]
-
-
-@dataclass(frozen=True)
-class Start:
-    """The family's one-body start: plane waves and occupations shared by all couplings.
-
-    They follow from family and network, by which starts are compared (so that equal models share compiled code).
-    """
-
-    family: Family
-    network: Network
-    waves: PlaneWaves = field(compare=False)
-    occupations: Occupations = field(compare=False)
-
-    def points(self, couplings: FloatArray) -> Point:
-        """Tables for each coupling vector of [couplings, names] (solves the one-body problem there)."""
-        hamiltonians = [self.family.hamiltonian(jnp.asarray(c)) for c in np.asarray(couplings, float)]
-        coefficients = np.stack([orbital_coefficients(h, self.occupations, self.waves) for h in hamiltonians])
-        dtype = self.network.dtype
-        return Point(
-            c=jnp.stack([self.family.normalise(jnp.asarray(c)) for c in np.asarray(couplings, float)]).astype(dtype),
-            u=jnp.asarray([float(h.u) for h in hamiltonians], dtype),
-            twist=jnp.asarray(np.stack([np.asarray(h.twist) for h in hamiltonians]), dtype),
-            orbitals_re=jnp.asarray(coefficients.real, dtype),
-            orbitals_im=jnp.asarray(coefficients.imag, dtype),
-        )
-
-
-def make_start(family: Family, network: Network) -> Start:
-    """Choose the starting occupations of a family (see `orbitals.choose_occupations`)."""
-    hamiltonians = [family.hamiltonian(jnp.asarray(c)) for c in family.grid()]
-    waves = plane_waves(hamiltonians[0], network.plane_wave_cutoff)
-    if network.init == "mixed":
-        occupations = whole_bands(hamiltonians[0], network.plane_wave_cutoff, network.bands)
-    else:
-        occupations = choose_occupations(hamiltonians, network.plane_wave_cutoff, network.determinants)
-    return Start(family, network, waves, occupations)
+"""real or imaginary part of the matrices of orbitals"""
 
 
 class Block(eqx.Module):
@@ -277,11 +155,7 @@ class Wavefunction(eqx.Module):
         cell = self.start.family.cell
         return np.concatenate([cell.distance_wavevectors[0], cell.potential_wavevectors])
 
-    def orbitals(
-        self, electrons: Electrons, h: Features, point: Point
-    ) -> tuple[
-        Float[Array, "*batch determinants electrons electrons"], Float[Array, "*batch determinants electrons electrons"]
-    ]:
+    def orbitals(self, electrons: Electrons, h: Features, point: Point) -> tuple[OrbitalPart, OrbitalPart]:
         """Real and imaginary part of Φ^k_j(r_i), [*batch, K, i, j], without the twist phase."""
         n = self.start.network
         n_electrons = electrons.shape[-2]
@@ -293,11 +167,7 @@ class Wavefunction(eqx.Module):
         phi_re, phi_im = self.bloch_orbitals(electrons, point)
         return phi_re * (1 + re) - phi_im * im, phi_re * im + phi_im * (1 + re)
 
-    def bloch_orbitals(
-        self, electrons: Electrons, point: Point
-    ) -> tuple[
-        Float[Array, "*batch determinants electrons electrons"], Float[Array, "*batch determinants electrons electrons"]
-    ]:
+    def bloch_orbitals(self, electrons: Electrons, point: Point) -> tuple[OrbitalPart, OrbitalPart]:
         """Real and imaginary part of φ_kj(r_i), [*batch, K, i, j]; zero where spins of i and j differ."""
         occupations, dtype = self.start.occupations, electrons.dtype
         wave = electrons @ jnp.asarray(self.start.waves.vectors.T, dtype)
@@ -350,6 +220,3 @@ def _phase(electrons: Electrons, point: Point) -> PerWalker:
 def log_psi(model: Wavefunction, walkers: Float[Array, "couplings walkers electrons 2"], points: Point) -> LogPsi:
     """log ψ of every walker at its own coupling, [couplings, walkers]; walkers [couplings, walkers, N, 2]."""
     return jax.vmap(lambda r, p: model(r, p))(walkers, points)
-
-
-__all__ = ["Couplings", "Network", "Point", "Start", "Wavefunction", "log_psi", "make_start"]

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from qernel.cell import Cell, FloatArray
 from qernel.observables.interface import Quantity, Record, Summed, Sweep, Values
+from qernel.start import Start
 from qernel.types import Walkers
-from qernel.wavefunction import Start
 
 
 @dataclass(frozen=True)

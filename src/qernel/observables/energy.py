@@ -14,9 +14,9 @@ from qernel.ewald import ewald_tables
 from qernel.family import Family
 from qernel.hamiltonian import fourier_components, moire_energy
 from qernel.observables.interface import Means, Quantity, Record, Summed, Sweep, Values
+from qernel.start import Start
 from qernel.stats import Estimate, estimate
 from qernel.vmc import measure
-from qernel.wavefunction import Start
 
 TERMS = ("energy", "kinetic", "moire", "interaction", "energy_imag", "kinetic_from_gradient", "kinetic_gap", "w")
 """Series kept: local energy and its terms, E0; Im E_L; ½|∇log ψ|²; the difference of both kinetic energies; Σ W."""

@@ -27,8 +27,9 @@ from qernel.cell import FloatArray
 from qernel.chunks import map_chunks
 from qernel.config import Config
 from qernel.devices import own, own_walkers, sharing
+from qernel.start import Point, Start
 from qernel.types import Couplings, Key, Walkers
-from qernel.wavefunction import Point, Start, Wavefunction
+from qernel.wavefunction import Wavefunction
 
 GROUPS = 32
 """Groups of walkers: an error bar is then known to 13 %."""

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from qernel.cell import Cell, FloatArray, lattice_points
 from qernel.family import Family
 from qernel.observables.interface import Means, Quantity, Record, Summed, Sweep, Values
-from qernel.wavefunction import Point, Start
+from qernel.start import Point, Start
 
 
 @dataclass(frozen=True)

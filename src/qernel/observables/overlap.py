@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from qernel.cell import FloatArray
 from qernel.hamiltonian import interaction_energy, moire_energy
 from qernel.observables.interface import Means, Quantity, Record, Summed, Sweep, Values
+from qernel.start import Point, Start
 from qernel.types import ComplexPerWalker
-from qernel.wavefunction import Point, Start
 
 SIDES = ("previous", "next")
 

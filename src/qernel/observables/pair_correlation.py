@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from qernel.cell import Cell, FloatArray
 from qernel.family import Family
 from qernel.observables.interface import Quantity, Record, Summed, Sweep, Values
-from qernel.wavefunction import Start
+from qernel.start import Start
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from qernel.cell import FloatArray
 from qernel.hamiltonian import moire_energy
 from qernel.observables.interface import Means, Quantity, Record, Summed, Sweep, Values
 from qernel.observables.total_momentum import TotalMomentum, amplitudes, orbit, probabilities, sectors
+from qernel.start import Start
 from qernel.vmc import measure
-from qernel.wavefunction import Start
 
 LEAST = 0.005
 """probability of a sector below which nothing is said of it"""

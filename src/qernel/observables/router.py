@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 
 from qernel.cell import FloatArray
 from qernel.observables.interface import Means, Quantity, Record, Summed, Sweep, Values
+from qernel.start import Point, Start
 from qernel.types import Electrons
-from qernel.wavefunction import Block, Point, Start, Wavefunction
+from qernel.wavefunction import Block, Wavefunction
 
 Gates = Float[Array, "*batch layers electrons experts"]
 

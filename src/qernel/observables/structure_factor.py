@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from qernel.cell import Cell, FloatArray, half_space, lattice_points
 from qernel.observables.interface import Quantity, Record, Summed, Sweep, Values
-from qernel.wavefunction import Start
+from qernel.start import Start
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Complex, Float
 
 from qernel.cell import FloatArray
 from qernel.observables.interface import Means, Quantity, Record, Summed, Sweep, Values
-from qernel.wavefunction import Point, Start
+from qernel.start import Point, Start
 
 STEP = 1e-3
 """δλ of the finite differences of the orbital tables"""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Complex, Float
 
 from qernel.cell import Cell, FloatArray
 from qernel.observables.interface import Quantity, Record, Summed, Sweep, Values
-from qernel.wavefunction import Point, Start
+from qernel.start import Point, Start
 
 
 @dataclass(frozen=True)

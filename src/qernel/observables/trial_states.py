@@ -15,9 +15,9 @@ from qernel.chunks import map_chunks
 from qernel.errors import InputError
 from qernel.observables.interface import Means, Quantity, Record, Summed, Sweep, Values
 from qernel.slater import Determinants, Tables, draw, log_amplitudes, make_tables
+from qernel.start import Point, Start
 from qernel.trials import KINDS
 from qernel.types import LogPsi
-from qernel.wavefunction import Point, Start
 
 TEXTS = {
     "plane_waves": "plane-wave determinants of lowest kinetic energy",
