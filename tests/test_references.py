@@ -10,6 +10,7 @@ import pytest
 
 from qernel import hartree_fock, hf_branches, references
 from qernel.cli import main
+from qernel.config import to_dict
 from qernel.errors import InputError
 from qernel.family import Family
 from qernel.hf_branches import chains, follow
@@ -37,6 +38,19 @@ def file(tmp_path_factory):
 
 def refuse(*_, **__):
     raise AssertionError("computed again")
+
+
+@pytest.mark.parametrize("command", [["hf"], ["exact", "--bands", "2"]], ids=["hf", "exact"])
+def test_a_run_folder_gives_the_hamiltonian(command, tmp_path, capsys):
+    config = preset("moire-n2")
+    family = replace(config.family, material=replace(config.family.material, epsilon=8.0))
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(replace(config, family=family))))
+    found = []
+    for who in ([str(tmp_path)], ["moire-n2", "--epsilon", "8"], ["moire-n2"]):
+        assert main([command[0], *who, *command[1:], "--lam", "1", "--json"]) == 0
+        found.append(capsys.readouterr().out)
+    energies = [json.loads(text)["energy"] for text in found]
+    assert energies[0] == energies[1] != energies[2]
 
 
 def test_branches_cross_and_each_is_a_stationary_determinant(tmp_path):

@@ -219,8 +219,8 @@ def _axis_options(p: Parser) -> None:
 
 
 def _reference_options(p: Parser) -> None:
-    p.add_argument("preset", help="preset that gives system and material")
-    p.add_argument("--n", type=int, help="electrons, spin-polarised (default: the preset's)")
+    p.add_argument("preset", help="preset, or run folder, that gives system and material")
+    p.add_argument("--n", type=int, help="electrons, spin-polarised (default: its own)")
     p.add_argument("--spin", type=int, nargs=2, metavar=("UP", "DOWN"), help="electrons by spin")
     p.add_argument("--phi", type=float, help="φ in degrees")
     p.add_argument("--epsilon", type=float, help="dielectric constant")

@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qernel.errors import InputError, nearest, one_line, require
+from qernel.commands_references import exact, hf
+from qernel.errors import InputError, one_line, require
+from qernel.options import lam_range, own_files, writable
 
 
 def train(o: argparse.Namespace) -> int:
@@ -27,29 +29,12 @@ def train(o: argparse.Namespace) -> int:
     return _training(partial(run, config), folder, o.walltime)
 
 
-def _writable(option: str, file: Path) -> None:
-    """Raise `InputError` before a long computation whose result could not be written."""
-    require(file.parent.is_dir(), option, file, "in a folder that exists")
-    require(not file.is_dir(), option, file, "a file, not a folder")
-
-
-def _own_files(folder: Path) -> None:
-    """Raise `InputError` if files of a run folder are links out of it: what is written there would land elsewhere.
-
-    The folder itself may be a link.
-    """
-    inside = folder.resolve()
-    for file in [*folder.glob("*"), *folder.glob("checkpoints/*"), *folder.glob("figures/*")]:
-        if file.is_symlink() and not file.resolve().is_relative_to(inside):
-            raise InputError(f"{file}: a link to {file.resolve()}, out of the run folder; nothing is written there")
-
-
 def _training(go: Callable[..., Any], folder: Path, walltime: str | None) -> int:
     """Train in a folder; prints it."""
     from qernel.hosts import Failed, first, together
     from qernel.stopping import parse_walltime
 
-    _own_files(folder)
+    own_files(folder)
     try:
         with together():
             go(folder, walltime=parse_walltime(walltime) if walltime else None)
@@ -79,21 +64,13 @@ def finetune(o: argparse.Namespace) -> int:
     from qernel.family import Grid
     from qernel.finetune import finetune, finetuned
 
-    lam = _range(o.lam)
+    lam = lam_range(o.lam)
     parent = load(o.parent)
     config = finetuned(parent, Grid(lam=lam), o.steps)
     config = from_dict(override(to_dict(config), o.rest))
     parent_folder = o.parent.resolve() if o.parent.name in ("", "..") else o.parent
     folder = o.run or parent_folder.with_name(f"{parent_folder.name}-finetuned")
     return _training(partial(finetune, parent, config), folder, o.walltime)
-
-
-def _range(lam: list[float]) -> tuple[float, float, int]:
-    """(low, high, points) of --lam X or --lam LOW HIGH POINTS. Raises `InputError` for anything else."""
-    given = [lam[0], lam[0], 1] if len(lam) == 1 else lam
-    whole = len(given) == 3 and 1 <= given[2] < 2**31 and given[2] == int(given[2])
-    require(whole, "--lam", lam, "one λ, or LOW HIGH and a number of POINTS")
-    return given[0], given[1], int(given[2])
 
 
 def config(o: argparse.Namespace) -> int:
@@ -158,8 +135,8 @@ def scan(o: argparse.Namespace) -> int:
 
     settings = _settings(o)
     out = o.out or (o.run if o.run.is_dir() else o.run.parent) / "results.nc"
-    _writable("--out", out)
-    _own_files(out.parent if o.out is None else o.run)
+    writable("--out", out)
+    own_files(out.parent if o.out is None else o.run)
     model = load(o.run)
     axes = {n: tuple(getattr(o, n)) for n in COUPLING_NAMES if getattr(o, n) is not None}
     grid = scan_grid(model.config, axes, o.twists, settings)
@@ -186,7 +163,7 @@ def transition(o: argparse.Namespace) -> int:
     suffixes = (".pdf", ".png", ".svg")
     if o.figure is not None:
         require(o.figure.suffix in suffixes, "--figure", o.figure, f"a file {', '.join(suffixes)}")
-        _writable("--figure", o.figure)
+        writable("--figure", o.figure)
     analysis = analyse(read_scan(o.run), o.quantity, o.samples, o.seed)
     if o.figure is not None:
         o.figure.write_bytes(encoded(draw(analysis), o.figure.suffix[1:]))
@@ -203,7 +180,7 @@ def report(o: argparse.Namespace) -> int:
     from qernel.report import print_summary, write
     from qernel.report_data import gather
 
-    _own_files(o.run)
+    own_files(o.run)
     require(not (o.no_references and o.references), "--references", o.references, "left out with --no-references")
     data = gather(o.run, o.bands, not o.no_references, compare=o.compare, given=o.references)
     file = write(data)
@@ -212,136 +189,12 @@ def report(o: argparse.Namespace) -> int:
     return 0
 
 
-def _family(o: argparse.Namespace) -> Any:
-    """The preset's family with the options of `exact` and `hf`."""
-    from dataclasses import replace
-
-    from qernel.presets import preset
-
-    family = preset(o.preset).family
-    if o.n is not None:
-        family = replace(family, n_up=o.n, n_down=0)
-    if o.spin is not None:
-        family = replace(family, n_up=o.spin[0], n_down=o.spin[1])
-    if o.phi is not None:
-        family = replace(family, material=replace(family.material, phi_deg=o.phi))
-    if o.epsilon is not None:
-        family = replace(family, material=replace(family.material, epsilon=o.epsilon))
-    if o.twist is not None:
-        family = replace(family, twist=(o.twist[0], o.twist[1]))
-    return family
-
-
-def _hamiltonian(o: argparse.Namespace, lam: float) -> Any:
-    """Of that family at a depth, everything else in the middle of its range."""
-    import jax.numpy as jnp
-
-    family = _family(o)
-    return family.hamiltonian(jnp.asarray(family.vector(lam=lam)))
-
-
 def export(o: argparse.Namespace) -> int:
     """Weights, configuration and model card in a folder to give away; prints the card's path."""
     from qernel.export import export
 
-    _own_files(o.run)
+    own_files(o.run)
     print(export(o.run, o.folder, o.bands, given=o.references))
-    return 0
-
-
-def exact(o: argparse.Namespace) -> int:
-    """Exact diagonalisation."""
-    from qernel.exact import solve, solve_all, to_json
-    from qernel.tables import reference_table
-
-    h = _hamiltonian(o, o.lam)
-    if o.correlations is not None:
-        require(o.correlations.suffix == ".nc", "--correlations", o.correlations, "a file .nc")
-        _writable("--correlations", o.correlations)
-    states: Any = solve(h, o.bands, o.sector) if o.sector is not None else solve_all(h, o.bands)
-    data: Any = to_json(states)
-    if o.correlations is not None:
-        from qernel.exact_dataset import to_dataset
-        from qernel.scan import save_dataset
-
-        save_dataset(to_dataset(h, states), o.correlations)
-    if o.json:
-        print(json.dumps(data, indent=2))
-    else:
-        reference_table(data, h.n_electrons, f"exact diagonalisation, {o.bands} bands, λ = {o.lam}")
-        if o.correlations is not None:
-            print(o.correlations)
-    return 0
-
-
-def hf(o: argparse.Namespace) -> int:
-    """Hartree–Fock."""
-    import numpy as np
-
-    from qernel.hartree_fock import branches, to_json
-    from qernel.tables import reference_table
-
-    known = ["liquid", "crystal", "random"]
-    for start in o.starts:
-        if start not in known:
-            raise InputError(f"--starts = {start}: unknown; {nearest(start, known)}")
-    if o.out is not None:
-        return _hf_table(o)
-    require(len(o.lam) == 1, "--lam", o.lam, "one λ, unless --out FILE is given")
-    h = _hamiltonian(o, o.lam[0])
-    if o.density is not None:
-        require(o.density.suffix == ".npy", "--density", o.density, "a file .npy")
-        _writable("--density", o.density)
-    options = {} if o.cutoff is None else {"cutoff": o.cutoff}
-    states = branches(h, starts=tuple(o.starts), **options)
-    rho = min(states, key=lambda s: s.energy).density
-    low, high, mean = float(rho.min()), float(rho.max()), float(rho.mean())
-    density = {"min": low, "max": high, "mean": mean, "units": "1/a_M^2"}
-    data: Any = {**to_json(states), "density": density}
-    if o.density is not None:
-        np.save(o.density, rho)
-    if o.json:
-        print(json.dumps(data, indent=2))
-    else:
-        reference_table(data, h.n_electrons, f"Hartree-Fock, λ = {o.lam[0]}")
-        print(f"density of the lowest state: {low:.4f} to {high:.4f}, mean {mean:.4f} electrons per a_M²")
-    return 0
-
-
-def _hf_table(o: argparse.Namespace) -> int:
-    """Branches along λ into a file, and as a table."""
-    from dataclasses import asdict, replace
-
-    import numpy as np
-
-    from qernel.family import check_range
-    from qernel.hf_branches import follow
-    from qernel.reference_file import ReferenceFile
-    from qernel.tables import branches_table
-
-    for option in ("cutoff", "density"):
-        require(getattr(o, option) is None, f"--{option}", getattr(o, option), "left out with --out")
-    require("random" not in o.starts, "--starts", "random", "liquid, crystal or both, with --out")
-    require(o.out.suffix == ".json", "--out", o.out, "a file .json")
-    _writable("--out", o.out)
-    ours = not o.out.exists() or bool(ReferenceFile(o.out).records)
-    require(ours, "--out", o.out, "a new file, or one of this command")
-    lam = _range(o.lam)
-    check_range("--lam", "lam", lam)
-    family = replace(_family(o), lam=lam)
-    depths = np.linspace(*lam)
-    couplings = np.stack([family.vector(lam=x) for x in depths])
-    say = partial(print, file=sys.stderr, flush=True)
-    found = follow(family, couplings, o.out, tuple(dict.fromkeys(o.starts)), say)
-    if o.json:
-        rows = {
-            start: [{"lam": x, **asdict(r)} for x, r in zip(depths, states, strict=True)]
-            for start, states in found.items()
-        }
-        print(json.dumps({**rows, "n_electrons": family.n_electrons, "units": "E0"}, indent=2))
-    else:
-        branches_table(depths, found, family.n_electrons)
-        print(o.out)
     return 0
 
 
@@ -371,3 +224,20 @@ def doctor(o: argparse.Namespace) -> int:
         print(line(check), file=sys.stderr if o.json else sys.stdout, flush=True)
     print(json.dumps(to_json(checks), indent=2) if o.json else summary(checks))
     return int(failed(checks))
+
+
+__all__ = [
+    "bench",
+    "config",
+    "doctor",
+    "evaluate",
+    "exact",
+    "export",
+    "finetune",
+    "hf",
+    "report",
+    "scan",
+    "status",
+    "train",
+    "transition",
+]
