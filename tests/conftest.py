@@ -2,11 +2,12 @@ import gc
 import os
 from pathlib import Path
 
-# Tests compile hundreds of small programs and run each for a moment: compile quickly rather than well. Each in one
-# thread, as in a run (`devices.use_cores`): a test that sorted some numbers was seen to wait for its parts for ever.
+# Tests compile hundreds of small programs and run each for a moment: compile quickly rather than well. Threads as in a
+# run (`devices.use_cores`): with fewer, operations were seen to wait for their parts for ever.
 os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0", "--xla_cpu_multi_thread_eigen=false"]
 )
+os.environ.setdefault("NPROC", "16")
 
 import jax
 import pytest

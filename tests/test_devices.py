@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -71,11 +72,51 @@ def _run(count):
 
 @pytest.mark.parametrize("given", ["", "--xla_cpu_multi_thread_eigen=true"])
 def test_no_operation_is_cut_into_parts_unless_asked_for(monkeypatch, given):
-    """They waited for each other for ever, in a run with one device on one core."""
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
     monkeypatch.setenv("XLA_FLAGS", given)
     devices.use_cores()
     assert os.environ["XLA_FLAGS"] == (given or "--xla_cpu_multi_thread_eigen=false")
+
+
+ONE_CORE = """
+import os, sys
+from pathlib import Path
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+if len(sys.argv) > 1:
+    from qernel.cli import main
+    sys.exit(main(sys.argv[1:]))
+from qernel.devices import use_cores
+
+use_cores()
+import jax.numpy as jnp
+
+jnp.ones(3).sum().block_until_ready()
+print(sum(x.read_text() == "tf_XLAEigen\\n" for x in Path("/proc/self/task").glob("*/comm")))
+"""
+
+
+def _on_one_core(*arguments, seconds):
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")} | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", ONE_CORE, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_the_pool_has_threads_left_for_the_parts_of_an_operation():
+    done = _on_one_core(seconds=100)
+    assert int(done.stdout) == devices.THREADS, done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_on_one_core_does_not_stand_still(tmp_path):
+    """Two threads of the pool, one determinant each, waiting for parts that nobody was left to compute: so it ended
+    within five steps."""
+    family = ["--family.n_up", "18", "--family.cell.supercell", "3", "3", "-3", "6", "--train_at.lam", "2", "2", "1"]
+    network = ["--network.init", "mixed", "--network.determinants", "1", "--network.jastrow_shells", "20"]
+    sampling = ["--sampling.walkers", "64", "--sampling.sweeps", "10", "--steps", "40"]
+    words = ["train", "moire-n6", *family, *network, *sampling, "--run", str(tmp_path / "run")]
+    assert _on_one_core(*words, seconds=400).returncode == 0
 
 
 @pytest.fixture(scope="module")

@@ -45,12 +45,17 @@ def use_cores() -> None:
         except RuntimeError:  # too late
             return
     if "xla_cpu_multi_thread_eigen" not in flags:
-        # Every device computes in one thread of its own. Operations cut into parts, as they otherwise are where there
-        # is one device, were seen to wait for ever: on one core within twenty steps of a family of 18 electrons.
+        # Every device computes in one thread of its own: cores work on other walkers, not on parts of one operation.
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    # XLA's pool has a thread for each core. A device that waits for the others holds one, and so does an operation that
-    # waits for its parts: all threads can come to wait, for ever.
-    os.environ.setdefault("NPROC", str(2 * max(cores, available_cores())))
+    # LAPACK's functions cut a batch into parts for the threads of XLA's pool and wait for them in one of these threads.
+    # The pool has one for each core; two determinants of one program were seen to hold both of two threads, the parts
+    # waiting behind them for ever (jaxlib 0.10). No program has as many such operations at once as there are threads
+    # for each device now; idle ones cost nothing.
+    os.environ.setdefault("NPROC", str(THREADS * max(cores, available_cores())))
+
+
+THREADS = 8
+"""of XLA's pool for each core or device"""
 
 
 def available_cores() -> int:
