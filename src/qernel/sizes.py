@@ -80,7 +80,7 @@ def parameters(config: Config) -> int:
 def start(config: Config) -> Stage:
     """Of the one-body start: bands at one coupling, the tables of all, and those of pairs."""
     n, family, couplings = config.network, config.family, len(config.couplings)
-    cells, electrons = family.cell.n_cells, max(family.n_up, family.n_down)
+    cells = family.cell.n_cells
     waves = plane_waves(n.plane_wave_cutoff, family.cell.area / cells)
     return [
         # Matrix and eigenvectors, complex, at every momentum.
@@ -89,11 +89,7 @@ def start(config: Config) -> Stage:
             f"bands of {waves} plane waves at {cells} momenta",
             "network.plane_wave_cutoff or family.cell.supercell",
         ),
-        Part(
-            16.0 * couplings * electrons * waves,
-            f"starting orbitals at {couplings} couplings",
-            "network.plane_wave_cutoff or couplings",
-        ),
+        orbitals_part(config, couplings, "network.plane_wave_cutoff or couplings"),
         Part(16.0 * QUADRATURE * n.jastrow_shells, "plane waves of the pair factor", "network.jastrow_shells"),
         Part(40.0 * ewald_waves(family.cell, family.gate), "Ewald sum of nearby gates", "family.cell.supercell"),
     ]
@@ -135,18 +131,24 @@ def sampling(config: Config, couplings: int, settings: Settings) -> Stage:
     squares = density_bins(config.family.cell, settings.bins) ** 2
     counts = couplings * settings.walkers * squares * itemsize(config.network) / _sharing(settings.walkers)
     sweeps = min(20, settings.max_sweeps)
-    waves = plane_waves(config.network.plane_wave_cutoff, config.family.cell.area / config.family.cell.n_cells)
-    electrons = max(config.family.n_up, config.family.n_down)
     parts = [
         *state(config),
         walkers_part(config, couplings, settings.walkers, "--walkers", 2),
         *energy_parts(config, couplings, settings.walkers, "--walkers"),
         Part(32.0 * couplings * settings.walkers * sweeps, f"energies of {sweeps} sweeps", "--walkers"),
-        Part(16.0 * couplings * electrons * waves, f"starting orbitals at {couplings} couplings", "couplings"),
+        orbitals_part(config, couplings, "couplings"),
     ]
     if "density" in check_names(settings.observables):
         parts.append(Part(counts, f"density in {squares} bins of every walker", "--bins or --walkers"))
     return parts
+
+
+def orbitals_part(config: Config, couplings: int, fewer: str) -> Part:
+    """Plane-wave coefficients of the starting orbitals: of one determinant at least, or of whole bands to mix."""
+    n, family = config.network, config.family
+    waves = plane_waves(n.plane_wave_cutoff, family.cell.area / family.cell.n_cells)
+    orbitals = n.bands * family.cell.n_cells if n.init == "mixed" else max(family.n_up, family.n_down)
+    return Part(16.0 * couplings * orbitals * waves, f"starting orbitals at {couplings} couplings", fewer)
 
 
 def weights_part(config: Config, copies: int) -> Part:
