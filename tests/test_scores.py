@@ -16,6 +16,7 @@ from qernel.family import Family
 from qernel.memory import Plan
 from qernel.presets import EXACT
 from qernel.scores import Held, Streamed, derivatives, score_rows
+from qernel.spring import Spring
 from qernel.start import make_start
 from qernel.vmc import Vmc
 from qernel.wavefunction import Wavefunction, log_psi
@@ -83,6 +84,20 @@ def test_rows_are_centred_for_each_coupling(system):
     plain = derivatives(model, walkers[1], jax.tree.map(lambda x: jnp.repeat(x[1:], 5, 0), points))
     expected = (plain - plain.mean(0)) / np.sqrt(10)
     np.testing.assert_allclose(rows.reshape(2, 5, 2, -1)[1], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_bound_is_that_of_the_change_of_log_psi(system):
+    """Of all walkers of two couplings, less its mean at each, as log ψ changes when the step is made."""
+    model, walkers, points, rows = system
+    flat, unravel = ravel_pytree(eqx.filter(model, eqx.is_inexact_array))
+    spring = Spring(rate=1.0, max_norm=1e6, max_change=1e-4, damping=1e-6)
+    residual = jnp.asarray(np.random.default_rng(3).normal(size=len(rows)))
+    change, _, info = spring.update(Held(rows), residual, spring.init(flat.size, "float64"), 0)
+    assert float(info.bound) < 1
+    moved = eqx.apply_updates(model, unravel(change))
+    difference = np.asarray(log_psi(moved, walkers, points) - log_psi(model, walkers, points))
+    difference = difference - difference.mean(1, keepdims=True)
+    assert np.sqrt(np.mean(np.abs(difference) ** 2)) == pytest.approx(1e-4, rel=1e-2)
 
 
 def test_a_step_does_not_depend_on_the_plan():

@@ -1,7 +1,7 @@
 """Per-walker derivatives of log ψ with respect to the weights, and what the natural gradient asks of them.
 
     X: rows (coupling, walker, part), part = log|ψ| or arg ψ; columns as `ravel_pytree(weights)`;
-       X = C ∂(log|ψ|, arg ψ)/∂p / √walkers,     C: minus the mean over the walkers of each coupling.
+       X = C ∂(log|ψ|, arg ψ)/∂p / √(all walkers),     C: minus the mean over the walkers of each coupling.
 
 X takes 8 bytes for each walker and weight. `Held` computes it once. `Streamed` holds some columns at a time: products
 with X are sums over blocks of columns, with the derivatives computed anew for each block; that costs little beside the

@@ -5,8 +5,8 @@ With X [M, P] of `scores.py` and the residuals Δ [M] of `gradient.py`, the dire
 
     δ = μδ' + Xᵀ (XXᵀ + κ)⁻¹ (Δ − μXδ'),     p ← p − η δ.
 
-Two bounds shorten ηδ: that of its own length, and that of the change it makes to log ψ, whose mean square over the
-walkers of all couplings is |ηXδ|²/couplings. Near the ground state Xδ ≈ Δ, so that the change grows with the spread of
+Two bounds shorten ηδ: that of its own length, and that of the change it makes to log ψ, whose mean square over all
+walkers is |ηXδ|². Near the ground state Xδ ≈ Δ, so that the change grows with the spread of
 the local energies, √N for N electrons, which no rate that is chosen for a few electrons foresees.
 """
 
@@ -55,16 +55,14 @@ class Spring:
         residual: Float[Array, " M"],
         state: SpringState,
         step: Float[Array, ""] | Int[Array, ""] | float,
-        couplings: int = 1,
     ) -> tuple[Float[Array, " P"], SpringState, SpringInfo]:
         """The change of the parameters, [P], the new state, and what happened.
 
         Args:
-            scores: X, of walkers of so many `couplings`.
-            residual: Δ.
+            scores: X, over the square root of the number of walkers.
+            residual: Δ, likewise.
             state: δ'.
             step: t of the rate.
-            couplings: how many the rows belong to.
         """
         previous = self.momentum * state.direction
         gram, seen = scores.gram_and_times(previous)
@@ -74,7 +72,7 @@ class Spring:
         direction = previous + scores.transpose_times(solution.astype(previous.dtype))[: previous.size]
         shrink = 1 / (1 + jnp.asarray(step, jnp.float32) / self.decay)
         length = self.rate * jnp.linalg.norm(direction)
-        change_of_log_psi = self.rate * jnp.linalg.norm(seen + gram @ solution) / couplings**0.5
+        change_of_log_psi = self.rate * jnp.linalg.norm(seen + gram @ solution)
         scale = jnp.minimum(1.0, self.max_norm / (length + 1e-30))
         scale = jnp.minimum(scale, self.max_change / (change_of_log_psi + 1e-30)).astype(previous.dtype)
         change = (-self.rate * shrink * scale).astype(direction.dtype) * direction

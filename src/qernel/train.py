@@ -47,7 +47,7 @@ COLUMNS = {
     "energy_correlation": "of the walkers' local energies between successive updates, running mean over 20",
     "min_log_psi": "smallest log|ψ| among the walkers",
     "update_norm": "|change of the weights|",
-    "bound": "factor of the norm bound, 1 where inactive",
+    "bound": "factor of both bounds, of the norm and of the change of log ψ; 1 where inactive",
     "fallback": "1 where Cholesky failed and eigenvalues were used",
     "condition": "number of the damped Gram matrix, from below",
     "refreshed": "walkers put anew before this update because their local energy was not finite",

@@ -213,8 +213,9 @@ class Vmc:
         params = eqx.filter(model, eqx.is_inexact_array)
         if isinstance(self.config.optimizer, Spring):
             scores, residual = gradient
-            update = partial(self.config.optimizer.update, couplings=len(self.couplings))
-            solve = on_each(update, self.config.sampling.walkers, (scores.layout(), *3 * (WHOLE,)), WHOLE)
+            solve = on_each(
+                self.config.optimizer.update, self.config.sampling.walkers, (scores.layout(), *3 * (WHOLE,)), WHOLE
+            )
             flat, optimizer, info = solve(scores, residual, optimizer, step)
             _, unravel = ravel_pytree(params)
             return eqx.apply_updates(model, unravel(flat)), optimizer, info
