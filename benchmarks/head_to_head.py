@@ -41,9 +41,10 @@ from qernel.bench_compare import Series, comparable, from_json, step_times
 from qernel.bench_compare_figure import draw
 from qernel.bench_compare_report import compare, lines
 from qernel.bench_problems import count, psiformer, psiformer_of
+from qernel.checkpoint import checkpoints
 from qernel.config import Config
 from qernel.devices import use_cores
-from qernel.errors import InputError, one_line, require
+from qernel.errors import InputError, one_line, require, script
 from qernel.figures import encoded
 from qernel.files import write_atomically
 from qernel.laplacian import Method
@@ -92,18 +93,13 @@ def resized(network: Network, width: int) -> Network:
 
 
 class Told(Console):
-    """The console, which remembers if a signal ended the run, and when its first step was done."""
+    """The console, which remembers when its first step was done."""
 
-    interrupted = False
     first: float | None = None
 
     def progress(self, step: int, energy_text: str = "") -> None:
         self.first = self.first or time.monotonic()
         super().progress(step, energy_text)
-
-    def message(self, text: str) -> None:
-        self.interrupted |= "(SIG" in text
-        super().message(text)
 
 
 @dataclass(frozen=True)
@@ -166,7 +162,7 @@ class Job:
     def leg(self, turn: float, walltime: float) -> tuple[bool, float]:
         """Train for `turn` seconds after set-up, `walltime` with it; was it not interrupted, and seconds of set-up."""
         begun = time.monotonic()
-        begin = status(self.folder).step if (self.folder / "checkpoints").exists() else 0
+        begin = status(self.folder).step if checkpoints(self.folder / "checkpoints") else 0
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(sorted({*self.starts(), begin}))
         write_atomically(self.folder / "legs.json", lambda p: p.write_text(text))
@@ -178,7 +174,7 @@ class Job:
 def jobs_of(o: argparse.Namespace) -> list[Job]:
     """All networks at all λ. Raises `InputError` for what is impossible."""
     base = preset(o.preset)
-    sampling = replace(base.sampling, walkers=o.walkers or base.sampling.walkers, sweeps=o.moves)
+    sampling = replace(base.sampling, walkers=o.walkers, sweeps=o.moves)
     clock = "processor" if jax.default_backend() == "cpu" else "wall"
     found = []
     for name in o.networks:
@@ -241,7 +237,7 @@ def main() -> None:
     parser.add_argument("--lam", type=float, nargs="+", default=[0.5, 1.0, 1.5])
     parser.add_argument("--networks", nargs="+", default=NETWORKS, metavar="NAME")
     parser.add_argument("--family", action="store_true", help="one set of weights of ours for all λ at once")
-    parser.add_argument("--walkers", type=int, help="at each λ (default: the preset's)")
+    parser.add_argument("--walkers", type=int, default=256, help="at each λ")
     parser.add_argument("--moves", type=lambda x: x if x == "auto" else int(x), default=10, help="10, or auto")
     parser.add_argument("--seconds", type=float, default=600.0, help="of training, for each network at each λ")
     parser.add_argument("--share", type=float, default=20.0, help="seconds of a turn")
@@ -258,15 +254,26 @@ def main() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     require(len(o.hf) in (0, len(o.lam)), "--hf", o.hf, "an energy for each λ")
     jobs = jobs_of(o)
+    others = [read_series(file) for file in o.others]
     go_on = train_all(jobs, o.seconds, o.share, end)
-    report(o, jobs)
+    report(o, jobs, others)
     sys.exit(0 if go_on else 1)
 
 
-def report(o: argparse.Namespace, jobs: Sequence[Job]) -> None:
+def read_series(file: Path) -> Series:
+    """Of another program. Raises `InputError` for a file that holds none."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--with {file}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise InputError(f"--with {file}: not valid JSON ({error})") from None
+    return from_json(data, file)
+
+
+def report(o: argparse.Namespace, jobs: Sequence[Job], others: Sequence[Series]) -> None:
     """Results, printed and in files."""
-    found = [s for job in jobs for s in job.series()]
-    found += [from_json(json.loads(file.read_text()), file) for file in o.others]
+    found = [*(s for job in jobs for s in job.series()), *others]
     enough = comparable(found)
     for s in found:
         if not any(s is kept for kept in enough):
@@ -285,7 +292,4 @@ def report(o: argparse.Namespace, jobs: Sequence[Job]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"head_to_head: {error}")
+    script(main)

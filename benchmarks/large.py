@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from qernel.errors import InputError, require, script
+
 SYSTEMS = ["moire-n54:1024", "moire-n150:512"]
 TARGETS = {"moire-n54:1024": 0.4, "moire-n150:512": 2.0}
 """seconds of a step that one H100 should need at most"""
@@ -92,9 +94,10 @@ def configuration(system: str, couplings: int | None) -> Any:
     name, walkers = parse(system)
     config = preset(name)
     low, high, points = config.family.lam
-    points = couplings or min(points, max(1, walkers // 2))
+    require(couplings is None or couplings >= 1, "--couplings", couplings, "at least 1")
+    points = min(points, max(1, walkers // 2)) if couplings is None else couplings
     if walkers % points or walkers < 2 * points:
-        raise SystemExit(f"--couplings {points}: must divide the {walkers} walkers of {name}, with 2 or more for each")
+        raise InputError(f"--couplings {points}: must divide the {walkers} walkers of {name}, with 2 or more for each")
     lam = (low, high, points) if points > 1 else ((low + high) / 2, (low + high) / 2, 1)
     sampling = replace(config.sampling, walkers=walkers // points, burn_in=BURN_IN)
     return replace(config, family=replace(config.family, lam=lam), sampling=sampling)
@@ -104,7 +107,7 @@ def parse(system: str) -> tuple[str, int]:
     """Preset and walkers of PRESET:WALKERS."""
     name, _, walkers = system.partition(":")
     if not walkers.isdecimal() or int(walkers) < 2:
-        raise SystemExit(f"--systems {system}: must be PRESET:WALKERS with at least 2 walkers")
+        raise InputError(f"--systems {system}: must be PRESET:WALKERS with at least 2 walkers")
     return name, int(walkers)
 
 
@@ -270,4 +273,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

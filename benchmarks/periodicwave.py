@@ -12,7 +12,7 @@ the Hamiltonian goes there as a file, with our potential energies of some config
     peer/bin/pip install "jax[cuda12]==0.7.2"                                          # for a GPU
 
     python benchmarks/periodicwave.py problem moire-n54 --lam 1 --out n54.json
-    peer/bin/python benchmarks/periodicwave.py train n54.json PeriodicWave --out runs/peer --seconds 200 --walkers 128
+    peer/bin/python benchmarks/periodicwave.py train n54.json PeriodicWave --out runs/peer --seconds 200 --walkers 256
     python benchmarks/head_to_head.py --out runs/head-to-head --walltime 0s --with runs/peer/series.json
 
 The same command goes on where it stopped. Seconds are those of training steps, wall time on an accelerator, processor
@@ -30,7 +30,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -40,20 +40,30 @@ AGREE = 1e-4
 """E0, by how much they may differ"""
 
 
+def refuse(text: str) -> NoReturn:
+    """Bad input: one line, exit code 2."""
+    print(text, file=sys.stderr)
+    sys.exit(2)
+
+
 def problem(o: argparse.Namespace) -> None:
     """Write the Hamiltonian of a preset at one λ, in this program's environment."""
     import jax
     import jax.numpy as jnp
 
     jax.config.update("jax_enable_x64", True)
+    from qernel.errors import InputError
     from qernel.hamiltonian import interaction_energy, moire_energy
     from qernel.presets import preset
 
-    family = preset(o.preset).family
+    try:
+        family = preset(o.preset).family
+    except InputError as error:
+        refuse(str(error))
     h = family.hamiltonian(jnp.asarray(family.vector(lam=o.lam)))
     plain = not any(family.twist) and family.gate is None and set(family.names) == {"lam"}
     if not plain:
-        sys.exit(f"{o.preset}: PeriodicWave has neither a twist nor gates")
+        refuse(f"{o.preset}: PeriodicWave has neither a twist nor gates")
     cell, material = family.cell, family.material
     r = np.random.default_rng(0).random((CONFIGURATIONS, family.n_electrons, 2)) @ cell.vectors
     potential = moire_energy(jnp.asarray(r), h) + interaction_energy(jnp.asarray(r), h)
@@ -259,7 +269,7 @@ def main() -> None:
     p.add_argument("--out", type=Path, required=True, help="folder of checkpoints and results")
     p.add_argument("--seconds", type=float, default=600.0, help="of training steps, all calls together")
     p.add_argument("--walltime", type=float, default=600.0, help="s, of this call")
-    p.add_argument("--walkers", type=int, default=128)
+    p.add_argument("--walkers", type=int, default=256)
     p.add_argument("--moves", type=int, default=10, help="all-electron moves before an update (its script: 30)")
     p.add_argument("--width", type=int, default=64, help="of features and perceptrons; heads have a quarter of it")
     p.set_defaults(run=train)

@@ -17,17 +17,21 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from qernel import figures
 from qernel.config import Config
-from qernel.errors import InputError, nearest
+from qernel.errors import InputError, nearest, one_line, script
 from qernel.log import Console, read_log
+from qernel.options import lam_range
 from qernel.presets import preset
+from qernel.recovery import RunFailed
 from qernel.stats import estimate, format_uncertainty
 
 STUDY = (
@@ -119,30 +123,31 @@ def step_seconds(log: dict[str, np.ndarray]) -> np.ndarray:
     return np.minimum(parts, SLOW * np.median(parts)) if len(parts) >= FEWEST else np.zeros(0)
 
 
-class Noting(Console):
-    """A console that remembers whether a signal ended the run."""
-
-    interrupted = False
-
-    def message(self, text: str) -> None:
-        """Print it."""
-        self.interrupted |= text.endswith(("(SIGINT)", "(SIGTERM)"))
-        super().message(text)
-
-
 def train(configs: dict[str, Config], folder: Path, seconds: float, leg: float) -> None:
-    """Train all in turn. Raises `KeyboardInterrupt` if a signal ended a leg, whose run is then saved."""
-    from qernel.train import run
+    """Train all in turn; one that fails is left out, and said.
 
+    Raises `KeyboardInterrupt` if a signal ended a leg, whose run is then saved.
+    """
+    failed: set[str] = set()
     for goal in goals(seconds, leg):
         for name, config in configs.items():
-            while goal - (done := _steps_of(folder / name)).sum() > MISSING * leg:
-                # A run ends early enough for one more step; its first call spends most of its time on compiling.
-                margin = 1 + 2 * float(done.max(initial=0))
-                console = Noting(STEPS)
-                run(config, folder / name, walltime=goal - done.sum() + margin, console=console)
-                if console.interrupted:
-                    raise KeyboardInterrupt
+            try:
+                _train_to(config, folder / name, goal, leg, failed)
+            except (RunFailed, jax.errors.JaxRuntimeError) as error:
+                print(f"{name} failed and is left out: {one_line(str(error))[:500]}", file=sys.stderr)
+                failed.add(name)
+
+
+def _train_to(config: Config, folder: Path, goal: float, leg: float, failed: set[str]) -> None:
+    from qernel.train import run
+
+    while folder.name not in failed and goal - (done := _steps_of(folder)).sum() > MISSING * leg:
+        # A run ends early enough for one more step; its first call spends most of its time on compiling.
+        margin = 1 + 2 * float(done.max(initial=0))
+        console = Console(STEPS)
+        run(config, folder, walltime=goal - done.sum() + margin, console=console)
+        if console.interrupted:
+            raise KeyboardInterrupt
 
 
 def _steps_of(folder: Path) -> np.ndarray:
@@ -250,8 +255,6 @@ def main() -> None:
     o = parser.parse_args()
     try:
         points = study(o)
-    except InputError as error:
-        raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         raise SystemExit("interrupted; the same command goes on") from None
     print(table(points))
@@ -267,7 +270,7 @@ def study(o: argparse.Namespace) -> list[Point]:
     _prepare_jax()  # as `qernel train`: what one call has compiled, the next ones find
     base = preset(o.preset)
     if o.lam is not None:
-        base = replace(base, family=replace(base.family, lam=(o.lam[0], o.lam[1], int(o.lam[2]))))
+        base = replace(base, family=replace(base.family, lam=lam_range(o.lam)))
     configs = distinct(base, o.names)
     o.folder.mkdir(parents=True, exist_ok=True)
     train(configs, o.folder, o.seconds, o.leg)
@@ -282,4 +285,4 @@ def study(o: argparse.Namespace) -> list[Point]:
 
 
 if __name__ == "__main__":
-    main()
+    script(main)

@@ -25,7 +25,7 @@ shift 3
 : "${STEPS:=12000}"      # steps of family
 : "${CHECK:=4000}"       # steps of family-from-shallow
 : "${COUPLINGS:=32}"     # of family and family-from-shallow
-: "${WALKERS:=32}"       # at each of them
+: "${WALKERS:=32}"       # at each of them, and of the scan at each point
 : "${ALONE:=$((COUPLINGS * WALKERS))}" # walkers of deep and of shallow: all of them
 : "${POINTS:=36}"        # of the scan
 : "${REFERENCES:=$(dirname "$0")/../references/$preset-hf.json}" # Hartree-Fock to draw beside it, if there is such a file
@@ -40,11 +40,11 @@ train() {
     qernel status "$run" || exit 3
 }
 
-# scan NAME: once.
+# scan NAME: once, in a call of its own where training has taken the time, since it cannot go on in the next.
 scan() {
     [ -f "$folder/$1/results.nc" ] && return
-    ((limit - SECONDS > 90)) || exit 3
-    qernel scan "$folder/$1" --lam 0.25 2 "$POINTS" --walltime $((limit - SECONDS - 30))s \
+    ((4 * SECONDS < limit && limit - SECONDS > 90)) || exit 3
+    qernel scan "$folder/$1" --lam 0.25 2 "$POINTS" --walkers "$WALKERS" --walltime $((limit - SECONDS - 30))s \
         --observables density structure_factor order_parameter pair_correlation susceptibility || exit
 }
 

@@ -174,6 +174,8 @@ def test_series_survive_a_file_and_bad_ones_are_refused():
     np.testing.assert_array_equal(again.energy, s.energy)
     with pytest.raises(InputError, match=r"peer\.json.*variance"):
         from_json({k: v for k, v in s.to_json().items() if k != "variance"}, "peer.json")
+    with pytest.raises(InputError, match="peer: seconds, energy and variance must be lists of numbers"):
+        from_json({**s.to_json(), "seconds": "many"}, "peer")
     with pytest.raises(InputError, match="as many seconds as energies"):
         from_json({**s.to_json(), "energy": [1.0]})
 

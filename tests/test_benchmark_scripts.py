@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qernel import errors
 from qernel.bench_problems import count
 from qernel.errors import InputError
 from qernel.log import TrainLog, read_log
 from qernel.presets import preset
+from qernel.recovery import RunFailed
 from qernel.train import COLUMNS
 from runs import CONFIG, train_log
 
@@ -25,7 +27,49 @@ def script(name):
     return module
 
 
-scaling, large = script("scaling"), script("large")
+scaling, large, head_to_head = script("scaling"), script("large"), script("head_to_head")
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "said"),
+    [
+        (large, ["--systems", "moire-n55:4"], "preset = moire-n55: unknown"),
+        (large, ["--couplings", "0"], "--couplings = 0: must be at least 1"),
+        (scaling, ["widht-3"], "did you mean 'width'?"),
+        (scaling, ["--lam", "0.25", "2", "2.7"], "--lam = [0.25, 2.0, 2.7]: must be"),
+        (scaling, ["--lam", "1", "2", "nan"], "--lam = [1.0, 2.0, nan]: must be"),
+        (head_to_head, ["--networks", "psi"], "--networks = psi: must be"),
+        (head_to_head, ["--with", "missing.json", "--walltime", "0s"], "--with missing.json: cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(module, words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("qernel.cli._prepare_jax", lambda: None)
+    monkeypatch.setattr(head_to_head, "use_cores", lambda: None)
+    monkeypatch.setattr(head_to_head.jax.config, "update", lambda *_: None)
+    folder = {scaling: ["--folder", str(tmp_path / "x")], head_to_head: ["--out", str(tmp_path / "x")]}.get(module, [])
+    monkeypatch.setattr(sys, "argv", ["script", *words, *folder])
+    with pytest.raises(SystemExit) as ended:
+        errors.script(module.main)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_size_that_fails_is_left_out(monkeypatch, tmp_path, capsys):
+    """The others are trained as far as without it."""
+    trained = []
+
+    def run(config, folder, **_):
+        trained.append(folder.name)
+        if folder.name == "width-8":
+            raise RunFailed("weights not finite")
+
+    monkeypatch.setattr("qernel.train.run", run)
+    monkeypatch.setattr(scaling, "_steps_of", lambda f: np.full(trained.count(f.name), 10.0))
+    configs = scaling.distinct(preset("moire-n6"), ["width-8", "width-12"])
+    scaling.train(configs, tmp_path, 20.0, 10.0)
+    assert trained == ["preset", "width-8", "width-12", "preset", "width-12"]
+    assert "width-8 failed and is left out: weights not finite" in capsys.readouterr().err
 
 
 def test_names_say_what_differs_from_the_preset():
@@ -113,7 +157,7 @@ def test_walkers_are_shared_out_over_the_couplings():
     )
     assert large.configuration("moire-n54:64", 1).family.lam == (1.125, 1.125, 1)
     for system, couplings in (("moire-n54:9", 2), ("moire-n54:4", 4), ("moire-n54", None)):
-        with pytest.raises(SystemExit):
+        with pytest.raises(InputError):
             large.configuration(system, couplings)
 
 

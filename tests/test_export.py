@@ -1,5 +1,7 @@
 """A model given away answers as the run it came from, and says what it is."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -70,6 +72,11 @@ def test_references_given_must_be_of_the_system(run, capfd):
     folder = run.with_name("not-written")
     assert main(["export", str(run), str(folder), "--references", str(run / "config.json")]) == 2
     assert "--references" in capfd.readouterr().err
+    (run / "results.nc").rename(run / "elsewhere.nc")
+    reference = Path(__file__).parents[1] / "references" / "moire-n54-hf.json"
+    assert main(["export", str(run), str(folder), "--references", str(reference)]) == 2
+    assert "left out where there is no" in capfd.readouterr().err
+    (run / "elsewhere.nc").rename(run / "results.nc")
     assert not folder.exists()
 
 

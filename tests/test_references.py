@@ -53,6 +53,16 @@ def test_a_run_folder_gives_the_hamiltonian(command, tmp_path, capsys):
     assert energies[0] == energies[1] != energies[2]
 
 
+def test_an_option_counts_where_its_coupling_varies(capsys):
+    """ε is a range of this family, whose middle is 10."""
+    found = []
+    for words in (["moire-n3-lam-eps", "--epsilon", "4"], ["moire-n3", "--epsilon", "4"], ["moire-n3-lam-eps"]):
+        assert main(["exact", *words, "--lam", "1", "--bands", "1", "--sector", "0", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["energy"])
+    assert found[0] == pytest.approx(found[1], abs=1e-9)
+    assert abs(found[0] - found[2]) > 1
+
+
 def test_branches_cross_and_each_is_a_stationary_determinant(tmp_path):
     """Six electrons: the liquid is lower at λ = 0.6, the crystal at 1.4; dE/dλ along each is its own ⟨W⟩ = moire/λ."""
     family = replace(SIX, lam=(0.6, 1.4, 5))
@@ -97,8 +107,11 @@ def test_what_is_done_is_kept_when_it_is_interrupted(tmp_path, monkeypatch):
     assert "crystal at λ = 1.5: E/N = -" in said[-1]
     calls.clear()
     follow(family, family.grid(), path, say=said.append)
-    assert calls == ["crystal", "crystal"]
-    assert len(ReferenceFile(path).records) == 6
+    # The crystal is followed from the beginning of its branch: orbitals are not kept.
+    assert calls == ["crystal", "crystal", "crystal"]
+    kept = [(r["answer"]["state"], r["answer"]["continued_from"]) for r in ReferenceFile(path).records]
+    assert kept[:3] == [("liquid", None), ("liquid", 0.5), ("liquid", 1.0)]
+    assert kept[3:] == [("crystal", None), ("crystal", 1.5), ("crystal", 1.0)]
     monkeypatch.setattr(hf_branches, "_solve", refuse)
     assert len(follow(family, family.grid(), path, say=refuse)["liquid"]) == 3
 

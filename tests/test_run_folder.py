@@ -18,6 +18,7 @@ from qernel.recovery import RunFailed
 from qernel.run_folder import earlier_config, owned
 from qernel.train import run
 from qernel.vmc import Vmc
+from test_checkpoint import rewrite_header
 from test_recovery import CONFIG
 
 STEP = Vmc.step
@@ -85,6 +86,16 @@ def test_checkpoint_of_another_hamiltonian_is_refused(copy, tmp_path):
     shutil.copy(newest, copy / "checkpoints" / "step_00000009.safetensors")
     with pytest.raises(InputError, match=r"step_00000009.*belongs to another run \(family.lam: \[0.5, 1.5, 2\]"):
         run(replace(CONFIG, steps=12), copy)
+
+
+def test_a_run_of_an_earlier_version_goes_on(copy):
+    """Its configuration lacks a field that has been added since."""
+    for file in checkpoint.checkpoints(copy / "checkpoints"):
+        rewrite_header(file, lambda fields: fields["user"]["config"]["optimizer"].pop("max_change"))
+    old = json.loads((copy / "config.json").read_text())
+    del old["optimizer"]["max_change"]
+    (copy / "config.json").write_text(json.dumps(old))
+    assert int(run(replace(CONFIG, steps=7), copy).step) == 7
 
 
 def test_what_is_said_of_checkpoints_may_change(copy):

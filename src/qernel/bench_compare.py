@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qernel.cell import FloatArray
-from qernel.errors import require, shown
+from qernel.errors import InputError, require, shown
 from qernel.stats import estimate
 
 LEAST_STEPS = 40
@@ -76,8 +76,11 @@ def from_json(data: Any, source: object = "series") -> Series:
     require(isinstance(data, dict), str(source), shown(data), "a table of a series")
     missing = [n for n in names if n not in data]
     require(not missing, str(source), missing, f"a series, with {', '.join(names)}")
-    arrays = {n: np.asarray(data[n], float) for n in ("seconds", "energy", "variance")}
-    lengths = {n: len(x) for n, x in arrays.items()}
+    try:
+        arrays = {n: np.asarray(data[n], float) for n in ("seconds", "energy", "variance")}
+        lengths = {n: len(x) for n, x in arrays.items()}
+    except (TypeError, ValueError):
+        raise InputError(f"{source}: seconds, energy and variance must be lists of numbers") from None
     require(len(set(lengths.values())) == 1, str(source), lengths, "as many seconds as energies and variances")
     return Series(**{n: arrays.get(n, data[n]) for n in names})
 

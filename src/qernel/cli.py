@@ -161,7 +161,7 @@ def build_parser() -> Parser:
         type=Path,
         metavar="FILE.json",
         help="follow the branches along λ and keep every state here, for report and export --references FILE.json; "
-        "the same command goes on where it was interrupted",
+        "the same command goes on",
     )
     hf.add_argument("--starts", nargs="+", default=["liquid", "crystal"], help="liquid, crystal, random")
     hf.add_argument("--cutoff", type=float, help="kinetic cutoff of the plane waves in E0")
@@ -190,7 +190,7 @@ def _run_options(p: Parser) -> None:
     p.add_argument("--max-sweeps", type=int, default=5000, help="most measurements per chain")
     p.add_argument("--bins", type=int, default=36, help="density bins along each supercell vector")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--walltime", help="stop sampling after this time")
+    p.add_argument("--walltime", help="stop sampling before this time is over")
     p.add_argument(
         "--observables",
         nargs="+",

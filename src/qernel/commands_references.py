@@ -7,10 +7,14 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qernel.errors import InputError, nearest, require
 from qernel.options import lam_range, writable
+
+if TYPE_CHECKING:
+    from qernel.family import Family
+    from qernel.hamiltonian import Hamiltonian
 
 
 def exact(o: argparse.Namespace) -> int:
@@ -92,9 +96,10 @@ def _hf_table(o: argparse.Namespace) -> int:
     require(ours, "--out", o.out, "a new file, or one of this command")
     lam = lam_range(o.lam)
     check_range("--lam", "lam", lam)
-    family = replace(_family(o), lam=lam)
+    family, given = _asked(o)
+    family = replace(family, lam=lam)
     depths = np.linspace(*lam)
-    couplings = np.stack([family.vector(lam=x) for x in depths])
+    couplings = np.stack([family.vector(lam=x, **given) for x in depths])
     say = partial(print, file=sys.stderr, flush=True)
     found = follow(family, couplings, o.out, tuple(dict.fromkeys(o.starts)), say)
     if o.json:
@@ -109,8 +114,8 @@ def _hf_table(o: argparse.Namespace) -> int:
     return 0
 
 
-def _family(o: argparse.Namespace) -> Any:
-    """The family of a preset or of a run folder, with the options of `exact` and `hf`."""
+def _asked(o: argparse.Namespace) -> tuple[Family, dict[str, float]]:
+    """The family of a preset or of a run folder with the options given, and the values of those that vary in it."""
     from dataclasses import replace
 
     from qernel.config import read_config
@@ -122,18 +127,19 @@ def _family(o: argparse.Namespace) -> Any:
         family = replace(family, n_up=o.n, n_down=0)
     if o.spin is not None:
         family = replace(family, n_up=o.spin[0], n_down=o.spin[1])
-    if o.phi is not None:
-        family = replace(family, material=replace(family.material, phi_deg=o.phi))
-    if o.epsilon is not None:
-        family = replace(family, material=replace(family.material, epsilon=o.epsilon))
+    twist = (None, None) if o.twist is None else tuple(o.twist)
+    options = {"phi_deg": o.phi, "epsilon": o.epsilon, "twist_1": twist[0], "twist_2": twist[1]}
+    given = {name: value for name, value in options.items() if value is not None}
+    material = {name: given[name] for name in ("phi_deg", "epsilon") if name in given}
+    family = replace(family, material=replace(family.material, **material))
     if o.twist is not None:
         family = replace(family, twist=(o.twist[0], o.twist[1]))
-    return family
+    return family, {name: value for name, value in given.items() if name in family.names}
 
 
-def _hamiltonian(o: argparse.Namespace, lam: float) -> Any:
-    """Of that family at a depth, everything else in the middle of its range."""
+def _hamiltonian(o: argparse.Namespace, lam: float) -> Hamiltonian:
+    """Of that family at a depth; what varies and is not given is in the middle of its range."""
     import jax.numpy as jnp
 
-    family = _family(o)
-    return family.hamiltonian(jnp.asarray(family.vector(lam=lam)))
+    family, given = _asked(o)
+    return family.hamiltonian(jnp.asarray(family.vector(lam=lam, **given)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 MOST_VALUE, MOST_LINE = 200, 2000
 """characters shown of a value, and of a message"""
 
@@ -17,6 +20,15 @@ def require(condition: bool, field: str, value: object, allowed: str) -> None:
     """Raise `InputError` "<field> = <value>: must be <allowed>" unless `condition` holds."""
     if not condition:
         raise InputError(f"{field} = {shown(value)}: must be {allowed}")
+
+
+def script(main: Callable[[], object]) -> None:
+    """Run the main function of a script, for which bad input is one line and exit code 2, too."""
+    try:
+        main()
+    except InputError as error:
+        print(one_line(str(error)), file=sys.stderr)
+        sys.exit(2)
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -14,6 +14,7 @@ from qernel.evaluate import Model, load
 from qernel.files import write_atomically
 from qernel.hamiltonian import Potential
 from qernel.log import duration
+from qernel.reference_file import existing
 from qernel.report_checks import exact_difference
 from qernel.report_data import gather
 from qernel.report_tables import measured, number
@@ -60,12 +61,17 @@ def export(
     of exact diagonalisation with `bands` bands per k and of Hartree–Fock, as the report; they are also taken from the
     file `given`.
 
-    Raises `InputError` if there is no run, its scan is of another one, or the folder exists and is not empty.
+    Raises `InputError` if there is no run, its scan is of another one, or the folder exists and is not empty; if the
+    file `given` holds no references, or there is no scan to compare with them.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not empty, or no folder; choose another")
     for name in COPIED:
         require(not run.is_dir() or (run / name).is_file(), "run", run, f"a run folder with a {name}")
+    if given is not None:
+        existing(given)
+        scan = run / "results.nc"
+        require(scan.is_file(), "--references", given, f"left out where there is no {scan} to compare with them")
     model = load(run, potential)
     files = checkpoint.checkpoints(run / "checkpoints")
     if not files:

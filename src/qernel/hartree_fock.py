@@ -107,13 +107,6 @@ def branches(
     return [hartree_fock(h, start, cutoff, tolerance=tolerance) for start in starts]
 
 
-def lowest(
-    h: Hamiltonian, starts: Sequence[Start] = ("liquid", "crystal"), cutoff: float = CUTOFF, tolerance: float = 1e-6
-) -> HartreeFockState:
-    """The lowest of the states from several starts. Raises `InputError` as `hartree_fock` does."""
-    return min(branches(h, starts, cutoff, tolerance), key=lambda s: s.energy)
-
-
 def order_parameter(density: FloatArray, cell: Cell) -> float:
     """Largest |ρ_q|/N over the shortest q of the √3×√3 order, with ρ_q = ∫ρ exp(−iq·r); 1 for point charges.
 

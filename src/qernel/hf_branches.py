@@ -52,15 +52,15 @@ def follow(
         for chain in chains(couplings, downwards=start == "crystal"):
             before: HartreeFockState | None = None
             neighbour: float | None = None
-            for k in chain:
+            # Orbitals are not kept: what is missing is reached from the beginning of its branch once more.
+            for k in chain[: 1 + max((i for i, k in enumerate(chain) if found[start, k] is None), default=-1)]:
                 h = hamiltonians[k]
+                before, reference = _solve(h, start, before, neighbour)
+                neighbour = float(h.lam)
                 if found[start, k] is not None:
-                    before = neighbour = None  # its orbitals are not kept
+                    say(f"{start} at λ = {neighbour:g}: once more, for its orbitals, {reference.seconds:.1f} s")
                     continue
-                before, found[start, k] = _solve(h, start, before, neighbour)
-                neighbour, done = float(h.lam), done + 1
-                reference = found[start, k]
-                assert reference is not None
+                found[start, k], done = reference, done + 1
                 file.add(hartree_fock_question(h, start), reference)
                 say(_line(reference, h, (time.monotonic() - begin) / done * (left - done)))
     return {s: [x for k in range(len(couplings)) if (x := found[s, k]) is not None] for s in starts}

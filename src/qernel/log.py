@@ -269,6 +269,9 @@ def duration(seconds: float) -> str:
 class Console:
     """Progress on stderr: one live line on a terminal, elsewhere a plain line at most every `every` seconds."""
 
+    interrupted = False
+    """has a signal ended the run?"""
+
     def __init__(
         self,
         total: int,

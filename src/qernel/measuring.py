@@ -105,7 +105,9 @@ def sample(
 
     records = [Record() for _ in observables]
     acceptance: list[np.ndarray] = []
+    shortest = math.inf  # the first block is compiled
     while True:
+        block_begin = time.monotonic()
         key, sub = jax.random.split(key)
         fixed = config, observables, settings.moves
         run = partial(_next_block, *fixed, wave, walkers, vectors, points, tables, sub, width)
@@ -115,8 +117,8 @@ def sample(
         records = [
             _extended(*r, settings.walkers) for r in zip(records, observables, block.series, block.sums, strict=True)
         ]
-        seconds = time.monotonic() - begin
-        if _enough(records[0].series("energy"), settings, seconds):
+        shortest = min(shortest, time.monotonic() - block_begin)
+        if _enough(records[0].series("energy"), settings, time.monotonic() - begin + shortest):
             break
     found = dict(zip(chosen.observables, records, strict=True))
     quantities: dict[str, Quantity] = {}
@@ -142,10 +144,10 @@ def _outside(config: Config, couplings: FloatArray) -> list[list[str]]:
     return found
 
 
-def _enough(energy: np.ndarray, settings: Settings, seconds: float) -> bool:
-    """Whether to stop after series of the energy [sweeps, couplings, walkers]."""
+def _enough(energy: np.ndarray, settings: Settings, next_end: float) -> bool:
+    """Whether to stop after series of the energy [sweeps, couplings, walkers]; seconds when another block ends."""
     done = len(energy)
-    if done >= settings.max_sweeps or (settings.walltime is not None and seconds > settings.walltime):
+    if done >= settings.max_sweeps or (settings.walltime is not None and next_end > settings.walltime):
         return True
     if settings.target_error is None:
         return done >= min(200, settings.max_sweeps)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from qernel import checkpoint, memory, sizes
-from qernel.config import Config, to_dict
+from qernel.config import Config, from_dict, to_dict
 from qernel.errors import InputError
 from qernel.hosts import first, gathered, lead, votes
 from qernel.laplacian import Method
@@ -96,7 +96,7 @@ def run(
         record = Record(folder, logs[0] if logs else None, config.keep, _header(vmc), console.message)
         deadline = Deadline(None if walltime is None else started + walltime, turn=turn)
         state = _loop(vmc, state, record, console, stop, deadline, started - wall)
-        done = int(state.step)
+        done, console.interrupted = int(state.step), stop.asked is not None
         console.message(f"{folder}: stopped after step {done} of {config.steps} ({stop.reason or 'all steps done'})")
         if done < config.steps:
             console.message("the same command goes on from here")
@@ -219,7 +219,11 @@ def _start_or_resume(
         lead(lambda: _save_first(files, whole, vmc))
         return vmc, state, 0.0
     resumed = restore(files, vmc)
-    changed = changes(resumed.header.get("config", {}), to_dict(vmc.config))
+    try:  # one of an earlier version lacks fields, which then had the default's meaning
+        theirs = from_dict(resumed.header.get("config", {}), vmc.config.family.potential)
+    except InputError as error:
+        raise InputError(f"checkpoint {resumed.path}: {error}") from None
+    changed = changes(to_dict(theirs), to_dict(vmc.config))
     if changed:
         raise InputError(f"checkpoint {resumed.path}: belongs to another run ({'; '.join(changed)})")
     for line in resumed.skipped:
