@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import states
+from qernel import measuring
 from qernel.cli import build_parser
 from qernel.config import Config
 from qernel.errors import InputError
@@ -15,6 +16,7 @@ from qernel.family import Family
 from qernel.presets import preset
 from qernel.scan_axes import coupling_bytes, scan_grid
 from qernel.twists import twist_average
+from qernel.vmc import Vmc
 
 TWO = Config(family=Family(lam=(0.5, 1.5, 3), epsilon=(4.0, 20.0, 5)))
 TWISTED = Config(family=Family(lam=(0.5, 1.5, 3), epsilon=(4.0, 8.0, 2), twist_1=(-1.4, 1.4, 3), twist_2=(0.0, 1.3, 2)))
@@ -100,6 +102,26 @@ def test_chains_start_from_the_nearest_trained_coupling():
     assert found.shape == (3, 6, 2, 2)
     np.testing.assert_array_equal(found[:, 0, 0, 0], [0, 1, 2])
     np.testing.assert_allclose(width, [0.1, 0.2, 0.3])
+
+
+def test_sampling_ends_before_the_time_is_over(monkeypatch):
+    """Blocks of 20 sweeps of 7 s each, 30 s: four, and not the one that would end at 35 s. At least one in any case."""
+    config = replace(preset("one-electron"), sampling=replace(preset("one-electron").sampling, walkers=4))
+    vmc = Vmc(config)
+    state, clock = vmc.blank(), [0.0]
+
+    def block(*arguments):
+        clock[0] += 7.0
+        return real(*arguments)
+
+    real = measuring._next_block
+    monkeypatch.setattr(measuring, "_next_block", block)
+    monkeypatch.setattr(measuring.time, "monotonic", lambda: clock[0])
+    for walltime, sweeps in ((30.0, 80), (1.0, 20)):
+        settings = Settings(walkers=4, moves=1, burn_in=0, bins=3, observables=("energy",), walltime=walltime)
+        first = state.walkers[:1], state.width[:1], vmc.couplings[:1]
+        result = measuring.sample(config, state.model, *first, replace(settings, max_sweeps=200))[0]
+        assert result.sweeps == sweeps
 
 
 def test_options_of_the_command_line():
