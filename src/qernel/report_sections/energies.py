@@ -37,10 +37,11 @@ def draw(ax: Any, data: RunData, name: str) -> None:
             ("hartree_fock_crystal", "Hartree–Fock, crystal", "--", HF),
         ):
             values = data.reference(method, name)[index] / data.n
-            if not np.all(np.isnan(values)):
+            known = ~np.isnan(values)  # perhaps at every other point only
+            if known.any():
                 ink = ink if len(groups) == 1 else look["color"]
                 options: dict[str, Any] = {"marker": ".", "ms": 2.5, "lw": 0.9, "zorder": 2}
-                ax.plot(x, values, line, color=ink, label=text if k == 0 else None, **options)
+                ax.plot(x[known], values[known], line, color=ink, label=text if k == 0 else None, **options)
         curve(ax, x, y[index], error[index], {**look, "ls": "none"}, label or "QERNEL", zorder=3)
     coupling_axis(ax, data)
     legend(ax)
