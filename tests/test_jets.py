@@ -90,7 +90,7 @@ def test_attention(heads, kv_heads):
     check(attention(layer, narrow(jet_of(own)), N), jet_of(lambda r: layer(own(r))))
 
 
-@pytest.mark.parametrize(("n", "top_k"), [(0, 1), (5, 1), (5, 2), (2, 2)])
+@pytest.mark.parametrize(("n", "top_k"), [(0, 1), pytest.param(5, 1, marks=pytest.mark.slow), (5, 2), (2, 2)])
 @pytest.mark.parametrize("sparse", [True, False])
 def test_experts_and_gates(n, top_k, sparse):
     layer = with_experts(MixtureOfExperts(KEY, WIDTH, 6, n, 7, top_k, dtype="float64"), sparse=sparse)

@@ -44,7 +44,6 @@ CASES = {
     "all experts open": (FAMILY, replace(NETWORK, experts=2, top_k=2)),
     "SlaterNet": (FAMILY, replace(NETWORK, heads=0)),
     "PsiFormer": (FAMILY, replace(NETWORK, layers=2, kv_heads=NETWORK.heads, experts=0, film_width=0)),
-    "one layer": (FAMILY, replace(NETWORK, layers=1)),
     "random orbitals": (FAMILY, replace(NETWORK, init="random")),
     "mixed orbitals": (FAMILY, replace(NETWORK, init="mixed", bands=2)),
 }
