@@ -130,18 +130,18 @@ def train(configs: dict[str, Config], folder: Path, seconds: float, leg: float) 
     """
     failed: set[str] = set()
     for goal in goals(seconds, leg):
-        for name, config in configs.items():
+        for name in [n for n in configs if n not in failed]:
             try:
-                _train_to(config, folder / name, goal, leg, failed)
+                _train_to(configs[name], folder / name, goal, leg)
             except (RunFailed, jax.errors.JaxRuntimeError) as error:
                 print(f"{name} failed and is left out: {one_line(str(error))[:500]}", file=sys.stderr)
                 failed.add(name)
 
 
-def _train_to(config: Config, folder: Path, goal: float, leg: float, failed: set[str]) -> None:
+def _train_to(config: Config, folder: Path, goal: float, leg: float) -> None:
     from qernel.train import run
 
-    while folder.name not in failed and goal - (done := _steps_of(folder)).sum() > MISSING * leg:
+    while goal - (done := _steps_of(folder)).sum() > MISSING * leg:
         # A run ends early enough for one more step; its first call spends most of its time on compiling.
         margin = 1 + 2 * float(done.max(initial=0))
         console = Console(STEPS)

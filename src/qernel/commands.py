@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qernel.commands_references import exact, hf
+from qernel.commands_references import exact as exact
+from qernel.commands_references import hf as hf
 from qernel.errors import InputError, one_line, require
 from qernel.options import lam_range, own_files, writable
 
@@ -224,20 +225,3 @@ def doctor(o: argparse.Namespace) -> int:
         print(line(check), file=sys.stderr if o.json else sys.stdout, flush=True)
     print(json.dumps(to_json(checks), indent=2) if o.json else summary(checks))
     return int(failed(checks))
-
-
-__all__ = [
-    "bench",
-    "config",
-    "doctor",
-    "evaluate",
-    "exact",
-    "export",
-    "finetune",
-    "hf",
-    "report",
-    "scan",
-    "status",
-    "train",
-    "transition",
-]

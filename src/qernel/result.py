@@ -33,7 +33,7 @@ class Settings:
     """density bins along each supercell vector; rounded up to fit the moiré cells"""
     seed: int = 1
     walltime: float | None = None
-    """seconds after which to stop in any case"""
+    """seconds within which to stop, after one block of sweeps at least"""
     observables: str | tuple[str, ...] = DEFAULT
     """names as in `observables.NAMES`, or "all"; the energy is always measured"""
 

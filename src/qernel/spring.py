@@ -6,8 +6,8 @@ With X [M, P] of `scores.py` and the residuals Δ [M] of `gradient.py`, the dire
     δ = μδ' + Xᵀ (XXᵀ + κ)⁻¹ (Δ − μXδ'),     p ← p − η δ.
 
 Two bounds shorten ηδ: that of its own length, and that of the change it makes to log ψ, whose mean square over all
-walkers is |ηXδ|². Near the ground state Xδ ≈ Δ, so that the change grows with the spread of
-the local energies, √N for N electrons, which no rate that is chosen for a few electrons foresees.
+walkers is |ηXδ|². Near the ground state Xδ ≈ Δ, so that the change grows with the spread of the local energies, √N for
+N electrons, which no rate that is chosen for a few electrons foresees.
 """
 
 from __future__ import annotations
